@@ -1,0 +1,167 @@
+#include "asleep.h"
+
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "raw.h"
+
+static long read_proc(pid_t tid, const char *name, char *text, size_t size)
+{
+    char path[64];
+    long fd, n;
+
+    snprintf(path, sizeof(path), "/proc/%d/%s", tid, name);
+    fd = RAW4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    n = RAW3(SYS_read, fd, text, size - 1);
+    RAW1(SYS_close, fd);
+    if (n >= 0)
+        text[n] = '\0';
+    return n;
+}
+
+static bool waits_for_input(long nr)
+{
+    static const long calls[] = {
+        SYS_read,       SYS_readv,      SYS_recvfrom,   SYS_recvmsg,        SYS_recvmmsg,
+        SYS_preadv2,    SYS_ppoll,      SYS_pselect6,   SYS_epoll_pwait,    SYS_epoll_pwait2,
+        SYS_sendfile,   SYS_splice,     SYS_accept,     SYS_io_uring_enter, SYS_accept4,
+        SYS_rt_sigtimedwait,
+#ifdef SYS_poll
+        SYS_poll,       SYS_select,     SYS_epoll_wait, SYS_pause,
+#endif
+    };
+
+    for (size_t i = 0; i < COUNT_OF(calls); i++)
+        if (calls[i] == nr)
+            return true;
+    return false;
+}
+
+bool thread_asleep(pid_t tid)
+{
+    char text[512];
+    long n = read_proc(tid, "stat", text, sizeof(text));
+    const char *state;
+
+    if (n <= 0)
+        return false;
+    state = strrchr(text, ')');
+    if (!state || state[1] != ' ' || state[2] != 'S')
+        return false;
+    n = read_proc(tid, "syscall", text, sizeof(text));
+    if (n <= 0) {
+        if (n == -ENOENT || n == -EACCES || n == -EPERM)
+            test_skip("/proc/PID/syscall cannot be read (%ld)", -n);
+        return false;
+    }
+    /* "running", or the number of the call and its arguments. */
+    return text[0] >= '0' && text[0] <= '9' && waits_for_input(strtol(text, NULL, 10));
+}
+
+void wait_asleep(pid_t tid)
+{
+    while (!thread_asleep(tid))
+        test_yield();
+}
+
+pid_t my_tid(void)
+{
+    return (pid_t)RAW0(SYS_gettid);
+}
+
+static void *later_main(void *arg)
+{
+    struct later *l = arg;
+
+    wait_asleep(l->target);
+    l->act(l->arg);
+    return NULL;
+}
+
+void later(struct later *l, void (*act)(void *arg), void *arg)
+{
+    l->target = my_tid();
+    l->act = act;
+    l->arg = arg;
+    MUST0(pthread_create(&l->thread, NULL, later_main, l));
+}
+
+void later_join(struct later *l)
+{
+    MUST0(pthread_join(l->thread, NULL));
+}
+
+static void act_put(void *arg)
+{
+    struct later_put *lp = arg;
+
+    put_now(lp->pair, lp->n);
+}
+
+void later_put(struct later_put *lp, struct pair *p, size_t n)
+{
+    lp->pair = p;
+    lp->n = n;
+    later(&lp->l, act_put, lp);
+}
+
+static void act_kill(void *arg)
+{
+    struct later_kill *lk = arg;
+
+    MUST0(pthread_kill(lk->thread, lk->sig));
+}
+
+void later_kill(struct later_kill *lk, int sig)
+{
+    lk->thread = pthread_self();
+    lk->sig = sig;
+    later(&lk->l, act_kill, lk);
+}
+
+volatile sig_atomic_t caught;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    caught++;
+}
+
+void catch_signal(int sig, int flags)
+{
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = flags};
+
+    caught = 0;
+    MUST(sigaction(sig, &sa, NULL));
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+
+    __atomic_store_n(&w->tid, my_tid(), __ATOMIC_RELEASE);
+    return w->run(w->arg);
+}
+
+void worker_start(struct worker *w, void *(*run)(void *arg), void *arg)
+{
+    w->tid = 0;
+    w->run = run;
+    w->arg = arg;
+    MUST0(pthread_create(&w->thread, NULL, worker_main, w));
+    while (!__atomic_load_n(&w->tid, __ATOMIC_ACQUIRE))
+        test_yield();
+}
+
+void *worker_join(struct worker *w)
+{
+    void *result = NULL;
+
+    MUST0(pthread_join(w->thread, &result));
+    return result;
+}

@@ -1,0 +1,64 @@
+/*
+ * Acting on a thread that is asleep: "while it is blocked" without guessing a delay.
+ *
+ * A thread counts as asleep when the kernel says so and names a call that waits for input
+ * (recvfrom, poll, epoll_wait, io_uring_enter ...). These functions use no libc call on a socket
+ * and no descriptor for longer than a look at /proc.
+ */
+#ifndef TESTS_SUPPORT_ASLEEP_H
+#define TESTS_SUPPORT_ASLEEP_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "tcp.h"
+
+bool thread_asleep(pid_t tid);
+void wait_asleep(pid_t tid);
+pid_t my_tid(void);
+
+/* Something that another thread does as soon as the thread that started it is asleep. */
+struct later {
+    pthread_t thread;
+    pid_t target;
+    void (*act)(void *arg);
+    void *arg;
+};
+
+void later(struct later *l, void (*act)(void *arg), void *arg);
+void later_join(struct later *l);
+
+/* The most frequent ones. */
+struct later_put {
+    struct later l;
+    struct pair *pair;
+    size_t n;
+};
+void later_put(struct later_put *lp, struct pair *p, size_t n);
+
+/* pthread_kill() of the thread that called this, when it is asleep. */
+struct later_kill {
+    struct later l;
+    pthread_t thread;
+    int sig;
+};
+void later_kill(struct later_kill *lk, int sig);
+
+/* sigaction() with these flags and an empty mask; the handler counts into caught. */
+extern volatile sig_atomic_t caught;
+void catch_signal(int sig, int flags);
+
+/* A thread that tells its id before its function runs, for those who wait for its sleep. */
+struct worker {
+    pthread_t thread;
+    pid_t tid;
+    void *(*run)(void *arg);
+    void *arg;
+};
+
+void worker_start(struct worker *w, void *(*run)(void *arg), void *arg);
+void *worker_join(struct worker *w);
+
+#endif
