@@ -1,0 +1,57 @@
+/*
+ * fd number -> record. A flat array, reserved for as many numbers as the system allows and
+ * committed as it is touched: a miss is one load, without a lock.
+ *
+ * Entries change under the record's lock (set: before anybody can know it). To use what
+ * pbs_fdtab_find() gave: lock it, then ask pbs_fdtab_is() whether it still stands for the number.
+ */
+#ifndef PBS_FDTAB_H
+#define PBS_FDTAB_H
+
+#include "sock.h"
+
+extern _Atomic(struct pbs_file *) *pbs_fdtab;
+extern unsigned pbs_fdtab_size; /* 0: nothing is ours */
+
+/* A word that reads 0 in a copy of this process that nobody announced (a raw clone), and what
+ * makes that copy a process of its own. */
+extern atomic_uint *pbs_fdtab_watch;
+extern void (*pbs_fdtab_on_stranger)(void);
+
+/* Reserves the table. False: out of address space. */
+bool pbs_fdtab_init(void);
+
+/* Borrows the record of fd; NULL: none. Any thread. */
+static inline struct pbs_file *pbs_fdtab_find(int fd)
+{
+    struct pbs_file *f;
+
+    if (pbs_unlikely((unsigned)fd >= pbs_fdtab_size))
+        return NULL;
+    f = atomic_load_explicit(&pbs_fdtab[fd], memory_order_acquire);
+    if (f && pbs_unlikely(!atomic_load_explicit(pbs_fdtab_watch, memory_order_relaxed))) {
+        pbs_fdtab_on_stranger();
+        return NULL;
+    }
+    return f;
+}
+
+/* f stands for fd. f locked. */
+static inline bool pbs_fdtab_is(int fd, const struct pbs_file *f)
+{
+    return atomic_load_explicit(&pbs_fdtab[fd], memory_order_relaxed) == f;
+}
+
+/* Makes fd stand for f, counted. f locked, or known to nobody. False: the number is past the table. */
+bool pbs_fdtab_set(int fd, struct pbs_file *f);
+
+/* Makes fd stand for nothing. f, its record, locked. */
+void pbs_fdtab_clear(int fd, struct pbs_file *f);
+
+/* The first number >= from that has a record; -1: none up to `to`. */
+int pbs_fdtab_next(unsigned from, unsigned to);
+
+/* In a forked child: every number is nobody's. */
+void pbs_fdtab_reset(void);
+
+#endif

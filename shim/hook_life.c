@@ -1,0 +1,243 @@
+/* Calls by which an fd number begins or ceases to stand for something. */
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "conf.h"
+#include "hook.h"
+#include "life.h"
+#include "mem.h"
+#include "real.h"
+
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
+PBS_EXPORT int socket(int domain, int type, int proto)
+{
+    uint64_t gen = pbs_gate_generation();
+    bool tcp = (domain == AF_INET || domain == AF_INET6) && (type & 0xf) == SOCK_STREAM &&
+               (proto == 0 || proto == IPPROTO_TCP);
+
+    return pbs_born_sock(real.socket(domain, type, proto), tcp, gen);
+}
+
+PBS_EXPORT int __socket(int domain, int type, int proto)
+{
+    return socket(domain, type, proto);
+}
+
+PBS_EXPORT int socketpair(int domain, int type, int proto, int sv[2])
+{
+    int r = real.socketpair(domain, type, proto, sv);
+
+    if (!r) {
+        pbs_born_other(sv[0]);
+        pbs_born_other(sv[1]);
+    }
+    return r;
+}
+
+PBS_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
+{
+    uint64_t gen = pbs_gate_generation();
+    int r;
+
+    pbs_attend();
+    r = real.accept(fd, addr, len);
+    return r < 0 ? r : pbs_born_sock(r, pbs_listener_tcp(fd), gen);
+}
+
+PBS_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    uint64_t gen = pbs_gate_generation();
+    int r;
+
+    pbs_attend();
+    r = real.accept4(fd, addr, len, flags);
+    return r < 0 ? r : pbs_born_sock(r, pbs_listener_tcp(fd), gen);
+}
+
+static struct pbs_sock *sock_of(int fd)
+{
+    struct pbs_file *f = pbs_fdtab_find(fd);
+
+    return f && f->kind == PBS_FILE_SOCK && !pbs_in_vfork_child ? (struct pbs_sock *)f : NULL;
+}
+
+PBS_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
+{
+    struct pbs_sock *s = sock_of(fd);
+    int r;
+
+    pbs_attend();
+    if (s && s->state == PBS_ADOPTED)
+        pbs_release_fd(fd, PBS_WHY_connect);
+    r = real.connect(fd, addr, len);
+    if (s && !r && pbs_sock_holds(s)) {
+        /* Disconnected: the kernel has thrown away what was unread. */
+        struct pbs_thread *self = pbs_thread_get();
+
+        pbs_crit_enter(self);
+        pbs_lock(&s->file.lock);
+        pbs_sock_drop(s, s->held, pbs_ring_home, s);
+        pbs_sock_take_error(s);
+        pbs_ring_forget(s);
+        pbs_unlock(&s->file.lock);
+        pbs_crit_leave(self);
+    }
+    return r;
+}
+
+PBS_EXPORT int __connect(int fd, const struct sockaddr *addr, socklen_t len)
+{
+    return connect(fd, addr, len);
+}
+
+PBS_EXPORT int listen(int fd, int backlog)
+{
+    struct pbs_sock *s = sock_of(fd);
+
+    if (s) {
+        s->listening = true;
+        if (s->state == PBS_ADOPTED)
+            pbs_release_fd(fd, PBS_WHY_kind);
+    }
+    return real.listen(fd, backlog);
+}
+
+PBS_EXPORT int close(int fd)
+{
+    pbs_close_fd(fd);
+    return real.close(fd);
+}
+
+PBS_EXPORT int __close(int fd)
+{
+    pbs_close_fd(fd);
+    return real.close(fd);
+}
+
+PBS_EXPORT int close_range(unsigned lo, unsigned hi, int flags)
+{
+    if (!(flags & CLOSE_RANGE_CLOEXEC) && lo <= hi)
+        pbs_close_range(lo, hi);
+    return real.close_range(lo, hi, flags);
+}
+
+PBS_EXPORT void closefrom(int lo)
+{
+    pbs_close_range(lo < 0 ? 0 : (unsigned)lo, ~0U);
+    real.closefrom(lo);
+}
+
+PBS_EXPORT int dup(int fd)
+{
+    int r = real.dup(fd);
+
+    return r < 0 ? r : pbs_born_dup(fd, r);
+}
+
+/* The number that is about to be replaced is closed, if the call can succeed. */
+static void replace(int fd, int to)
+{
+    if (fd != to && pbs_fdtab_find(to) && pbs_sys2(SYS_fcntl, fd, F_GETFD) >= 0)
+        pbs_close_fd(to);
+}
+
+PBS_EXPORT int dup2(int fd, int to)
+{
+    int r;
+
+    replace(fd, to);
+    r = real.dup2(fd, to);
+    return r < 0 || fd == to ? r : pbs_born_dup(fd, r);
+}
+
+PBS_EXPORT int __dup2(int fd, int to)
+{
+    return dup2(fd, to);
+}
+
+PBS_EXPORT int dup3(int fd, int to, int flags)
+{
+    int r;
+
+    if (!(flags & ~O_CLOEXEC))
+        replace(fd, to);
+    r = real.dup3(fd, to, flags);
+    return r < 0 ? r : pbs_born_dup(fd, r);
+}
+
+/* ---- streams ---- */
+
+/* Pushes what is held into the stream, last byte first: stdio reads behind our back. */
+static void push_back(struct pbs_thread *self, struct pbs_sock *s, FILE *f)
+{
+    size_t n = s->held;
+    uint8_t *bytes = n ? pbs_mem_map(n) : NULL;
+    struct iovec iov = {bytes, n};
+    struct pbs_dst dst = {.iov = &iov, .n = 1, .left = n};
+
+    if (!bytes)
+        return;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    pbs_sock_take(s, &dst, pbs_ring_home, s);
+    pbs_ring_forget(s);
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    for (size_t i = dst.done; i--;)
+        ungetc(bytes[i], f);
+    pbs_mem_unmap(bytes, n);
+}
+
+PBS_EXPORT FILE *fdopen(int fd, const char *mode)
+{
+    struct pbs_sock *s = sock_of(fd);
+    int saved;
+    FILE *f;
+
+    if (s)
+        pbs_release_fd(fd, PBS_WHY_stdio);
+    f = real.fdopen(fd, mode);
+    if (f && s && s->held && (strchr(mode, 'r') || strchr(mode, '+'))) {
+        saved = errno;
+        push_back(pbs_thread_get(), s, f);
+        errno = saved;
+    }
+    return f;
+}
+
+static void close_stream(FILE *f)
+{
+    int saved = errno;
+
+    if (f && pbs_fdtab_size)
+        pbs_close_fd(fileno(f));
+    errno = saved;
+}
+
+PBS_EXPORT int fclose(FILE *f)
+{
+    close_stream(f);
+    return real.fclose(f);
+}
+
+PBS_EXPORT FILE *freopen(const char *path, const char *mode, FILE *f)
+{
+    close_stream(f);
+    return real.freopen(path, mode, f);
+}
+
+PBS_EXPORT FILE *freopen64(const char *path, const char *mode, FILE *f)
+{
+    close_stream(f);
+    return real.freopen64(path, mode, f);
+}
+
+PBS_EXPORT int login_tty(int fd)
+{
+    pbs_close_range(0, 2);
+    return real.login_tty(fd);
+}

@@ -1,0 +1,201 @@
+/* Calls that change or tell how a socket behaves. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "hook.h"
+#include "life.h"
+#include "real.h"
+
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
+#ifndef TCP_ULP
+#define TCP_ULP 31
+#endif
+#ifndef TCP_INQ
+#define TCP_INQ 36
+#endif
+
+static struct pbs_sock *sock_of(int fd)
+{
+    struct pbs_file *f = pbs_fdtab_find(fd);
+
+    return f && f->kind == PBS_FILE_SOCK && !pbs_in_vfork_child ? (struct pbs_sock *)f : NULL;
+}
+
+/* This thread looks at s: a second one that does so ends the adoption. */
+static struct pbs_thread *observe(struct pbs_sock *s)
+{
+    struct pbs_thread *self = pbs_thread_get();
+
+    if (self)
+        pbs_touch(self, s);
+    return self;
+}
+
+/* Options with which only the kernel knows what a receive has to give. */
+static bool ends_adoption(int level, int name)
+{
+    if (level == SOL_SOCKET)
+        switch (name) {
+        case SO_RCVLOWAT:
+        case SO_OOBINLINE:
+        case SO_TIMESTAMP:
+        case SO_TIMESTAMPNS:
+        case SO_TIMESTAMPING:
+        case 63: /* SO_TIMESTAMP_NEW */
+        case 64: /* SO_TIMESTAMPNS_NEW */
+        case 65: /* SO_TIMESTAMPING_NEW */
+        case SO_PEEK_OFF:
+            return true;
+        }
+    return level == IPPROTO_TCP && (name == TCP_INQ || name == TCP_REPAIR || name == TCP_ULP);
+}
+
+PBS_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
+{
+    struct pbs_sock *s = sock_of(fd);
+    int r;
+
+    pbs_attend();
+    if (pbs_likely(!s))
+        return real.setsockopt(fd, level, name, val, len);
+    if (ends_adoption(level, name)) {
+        pbs_release_fd(fd, PBS_WHY_option);
+        if (level == IPPROTO_TCP && name == TCP_ULP && s->held) {
+            errno = ENOTCONN; /* the kernel's TLS cannot have the bytes: stay in user space */
+            return -1;
+        }
+    }
+    r = real.setsockopt(fd, level, name, val, len);
+    if (!r && level == SOL_SOCKET && (name == SO_RCVTIMEO_OLD || name == SO_RCVTIMEO_NEW))
+        s->timeout = pbs_ask_timeout(fd);
+    return r;
+}
+
+PBS_EXPORT int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
+{
+    struct pbs_sock *s = sock_of(fd);
+    int r, err;
+
+    pbs_attend();
+    if (s && level == SOL_SOCKET && name == SO_ERROR)
+        observe(s);
+    r = real.getsockopt(fd, level, name, val, len);
+    if (!r && s && level == SOL_SOCKET && name == SO_ERROR && s->error && *len >= sizeof(err)) {
+        memcpy(&err, val, sizeof(err));
+        if (!err) {
+            err = pbs_sock_take_error(s);
+            memcpy(val, &err, sizeof(err));
+        }
+    }
+    return r;
+}
+
+PBS_EXPORT int shutdown(int fd, int how)
+{
+    int r;
+
+    pbs_attend();
+    r = real.shutdown(fd, how);
+    if (!r && how != SHUT_WR && pbs_self)
+        pbs_self->ready_epoch++; /* there is something to read now: end of file */
+    return r;
+}
+
+static int after_fcntl(struct pbs_sock *s, int fd, int cmd, long arg, int r)
+{
+    if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)
+        return pbs_born_dup(fd, r);
+    if (s && cmd == F_SETFL)
+        s->nonblock = arg & O_NONBLOCK;
+    return r;
+}
+
+static void before_fcntl(struct pbs_sock *s, int fd, int cmd, long arg)
+{
+    if (s && (cmd == F_SETOWN || cmd == F_SETOWN_EX || cmd == F_SETSIG ||
+              (cmd == F_SETFL && (arg & O_ASYNC))))
+        pbs_release_fd(fd, PBS_WHY_option);
+}
+
+#define FCNTL(call)                                                                                \
+    do {                                                                                           \
+        struct pbs_sock *s = sock_of(fd);                                                          \
+        va_list ap;                                                                                \
+        long arg;                                                                                  \
+        int r;                                                                                     \
+                                                                                                   \
+        va_start(ap, cmd);                                                                         \
+        arg = va_arg(ap, long);                                                                    \
+        va_end(ap);                                                                                \
+        before_fcntl(s, fd, cmd, arg);                                                             \
+        r = call(fd, cmd, arg);                                                                    \
+        return r < 0 ? r : after_fcntl(s, fd, cmd, arg, r);                                        \
+    } while (0)
+
+PBS_EXPORT int fcntl(int fd, int cmd, ...)
+{
+    FCNTL(real.fcntl);
+}
+
+PBS_EXPORT int __fcntl(int fd, int cmd, ...)
+{
+    FCNTL(real.fcntl);
+}
+
+PBS_EXPORT int fcntl64(int fd, int cmd, ...)
+{
+    FCNTL(real.fcntl64);
+}
+
+/* What the kernel has queued, and what we hold of it. */
+static int inq(struct pbs_sock *s, int fd, long arg)
+{
+    struct pbs_thread *self = observe(s);
+    int r = real.ioctl(fd, FIONREAD, arg);
+
+    if (r < 0 || !self)
+        return r;
+    *(int *)arg += (int)s->held;
+    if (*(int *)arg)
+        self->ready_epoch++;
+    return r;
+}
+
+PBS_EXPORT int ioctl(int fd, unsigned long req, ...)
+{
+    struct pbs_sock *s = sock_of(fd);
+    va_list ap;
+    long arg;
+    int r;
+
+    va_start(ap, req);
+    arg = va_arg(ap, long);
+    va_end(ap);
+    if (pbs_likely(!s))
+        return real.ioctl(fd, req, arg);
+    switch ((unsigned)req) {
+    case FIONREAD: /* is SIOCINQ */
+        return inq(s, fd, arg);
+    case SIOCATMARK:
+        pbs_release_fd(fd, PBS_WHY_oob);
+        r = real.ioctl(fd, req, arg);
+        if (!r && s->held)
+            *(int *)arg = 0; /* the mark is behind bytes that the program has not read */
+        return r;
+    case FIOASYNC:
+    case FIOSETOWN:
+    case SIOCSPGRP:
+        pbs_release_fd(fd, PBS_WHY_option);
+        break;
+    }
+    r = real.ioctl(fd, req, arg);
+    if (!r && req == FIONBIO)
+        s->nonblock = *(int *)arg != 0;
+    return r;
+}

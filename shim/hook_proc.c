@@ -1,0 +1,274 @@
+/* Calls that make, replace or end processes. */
+#include <alloca.h>
+#include <errno.h>
+#include <linux/seccomp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+
+#include "conf.h"
+#include "hook.h"
+#include "life.h"
+#include "probe.h"
+#include "proc.h"
+#include "real.h"
+
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
+static pid_t after_fork(pid_t pid)
+{
+    int saved = errno;
+
+    if (pid)
+        pbs_proc_after_fork_parent();
+    else
+        pbs_proc_after_fork_child();
+    errno = saved;
+    return pid;
+}
+
+PBS_EXPORT pid_t fork(void)
+{
+    pbs_proc_before_fork();
+    return after_fork(real.fork());
+}
+
+PBS_EXPORT pid_t __fork(void)
+{
+    return fork();
+}
+
+PBS_EXPORT pid_t __libc_fork(void)
+{
+    return fork();
+}
+
+PBS_EXPORT pid_t _Fork(void)
+{
+    pbs_proc_before_fork();
+    return after_fork(real._Fork());
+}
+
+PBS_EXPORT pid_t forkpty(int *master, char *name, const struct termios *t, const struct winsize *w)
+{
+    pbs_proc_before_fork();
+    return after_fork(real.forkpty(master, name, t, w));
+}
+
+/* The parent of a daemon ends inside of the call; what returns is its child. */
+PBS_EXPORT int daemon(int nochdir, int noclose)
+{
+    int r;
+
+    pbs_proc_before_fork();
+    r = real.daemon(nochdir, noclose);
+    after_fork(r == 0 ? 0 : 1);
+    return r;
+}
+
+/* Helpers that start a program in a child of their own making. */
+#define SPAWN(type, call)                                                                          \
+    do {                                                                                           \
+        type r;                                                                                    \
+                                                                                                   \
+        pbs_proc_before_fork();                                                                    \
+        r = call;                                                                                  \
+        pbs_proc_after_fork_parent();                                                              \
+        return r;                                                                                  \
+    } while (0)
+
+PBS_EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *acts,
+                           const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+    SPAWN(int, real.posix_spawn(pid, path, acts, attr, argv, envp));
+}
+
+PBS_EXPORT int posix_spawnp(pid_t *pid, const char *path, const posix_spawn_file_actions_t *acts,
+                            const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+    SPAWN(int, real.posix_spawnp(pid, path, acts, attr, argv, envp));
+}
+
+PBS_EXPORT FILE *popen(const char *command, const char *mode)
+{
+    SPAWN(FILE *, real.popen(command, mode));
+}
+
+/* The command runs for long: only its start is guarded, by a generation that stays changed. */
+PBS_EXPORT int system(const char *command)
+{
+    pbs_proc_before_fork();
+    pbs_proc_after_fork_parent();
+    return real.system(command);
+}
+
+PBS_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
+{
+    void *ptid, *tls, *ctid;
+    va_list ap;
+    int r;
+
+    va_start(ap, arg);
+    ptid = va_arg(ap, void *);
+    tls = va_arg(ap, void *);
+    ctid = va_arg(ap, void *);
+    va_end(ap);
+    if (flags & CLONE_THREAD)
+        return real.clone(fn, stack, flags, arg, ptid, tls, ctid);
+    pbs_proc_before_fork();
+    r = real.clone(fn, stack, flags, arg, ptid, tls, ctid);
+    pbs_proc_after_fork_parent();
+    return r;
+}
+
+PBS_EXPORT __typeof__(clone) __clone __attribute__((alias("clone"), copy(clone)));
+
+/* ---- exec ---- */
+
+#define EXEC(call)                                                                                 \
+    do {                                                                                           \
+        int r;                                                                                     \
+                                                                                                   \
+        pbs_proc_before_exec();                                                                    \
+        r = call;                                                                                  \
+        pbs_proc_after_exec();                                                                     \
+        return r;                                                                                  \
+    } while (0)
+
+PBS_EXPORT int execve(const char *path, char *const argv[], char *const envp[])
+{
+    EXEC(real.execve(path, argv, envp));
+}
+
+PBS_EXPORT int execv(const char *path, char *const argv[])
+{
+    EXEC(real.execv(path, argv));
+}
+
+PBS_EXPORT int execvp(const char *path, char *const argv[])
+{
+    EXEC(real.execvp(path, argv));
+}
+
+PBS_EXPORT int execvpe(const char *path, char *const argv[], char *const envp[])
+{
+    EXEC(real.execvpe(path, argv, envp));
+}
+
+PBS_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
+{
+    EXEC(real.fexecve(fd, argv, envp));
+}
+
+PBS_EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[], int flags)
+{
+    EXEC(real.execveat(fd, path, argv, envp, flags));
+}
+
+/* Gathers the arguments of an execl() into an array on the caller's stack; ap is left behind NULL. */
+#define GATHER(argv, arg, ap)                                                                      \
+    do {                                                                                           \
+        va_list count_;                                                                            \
+        size_t n_ = 1;                                                                             \
+                                                                                                   \
+        va_copy(count_, ap);                                                                       \
+        while (va_arg(count_, char *))                                                             \
+            n_++;                                                                                  \
+        va_end(count_);                                                                            \
+        argv = alloca((n_ + 1) * sizeof(char *));                                                  \
+        argv[0] = (char *)arg;                                                                     \
+        for (size_t i_ = 1; i_ <= n_; i_++)                                                        \
+            argv[i_] = va_arg(ap, char *);                                                         \
+    } while (0)
+
+PBS_EXPORT int execl(const char *path, const char *arg, ...)
+{
+    va_list ap;
+    char **argv;
+
+    va_start(ap, arg);
+    GATHER(argv, arg, ap);
+    va_end(ap);
+    EXEC(real.execv(path, argv));
+}
+
+PBS_EXPORT int execlp(const char *path, const char *arg, ...)
+{
+    va_list ap;
+    char **argv;
+
+    va_start(ap, arg);
+    GATHER(argv, arg, ap);
+    va_end(ap);
+    EXEC(real.execvp(path, argv));
+}
+
+PBS_EXPORT int execle(const char *path, const char *arg, ...)
+{
+    char **argv, **envp;
+    va_list ap;
+
+    va_start(ap, arg);
+    GATHER(argv, arg, ap);
+    envp = va_arg(ap, char **);
+    va_end(ap);
+    EXEC(real.execve(path, argv, envp));
+}
+
+/* ---- the end ---- */
+
+PBS_EXPORT void _exit(int status)
+{
+    pbs_proc_end();
+    real._exit(status);
+    __builtin_unreachable();
+}
+
+PBS_EXPORT void _Exit(int status)
+{
+    pbs_proc_end();
+    real._exit(status);
+    __builtin_unreachable();
+}
+
+/* ---- seccomp ---- */
+
+/* A filter installed from now on may kill for io_uring: everything is released first, for good. */
+static void before_filter(void)
+{
+    if (!pbs_fdtab_size)
+        return;
+    pbs_seccomp_forbid();
+    pbs_freeze(PBS_WHY_seccomp);
+    pbs_thaw();
+}
+
+PBS_EXPORT int prctl(int op, ...)
+{
+    unsigned long a, b, c, d;
+    va_list ap;
+
+    va_start(ap, op);
+    a = va_arg(ap, unsigned long);
+    b = va_arg(ap, unsigned long);
+    c = va_arg(ap, unsigned long);
+    d = va_arg(ap, unsigned long);
+    va_end(ap);
+    if (op == PR_SET_SECCOMP)
+        before_filter();
+    return real.prctl(op, a, b, c, d);
+}
+
+PBS_EXPORT long syscall(long nr, ...)
+{
+    long a[6];
+    va_list ap;
+
+    va_start(ap, nr);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(ap, long);
+    va_end(ap);
+    if (nr == SYS_seccomp && (a[0] == SECCOMP_SET_MODE_STRICT || a[0] == SECCOMP_SET_MODE_FILTER))
+        before_filter();
+    return real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+}

@@ -1,0 +1,291 @@
+/*
+ * Calls that consume bytes: a record's bytes come from pbs_rx(); everything else is the plain call.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#include "hook.h"
+#include "real.h"
+#include "rx.h"
+#include "user.h"
+
+#pragma GCC diagnostic ignored "-Wmissing-prototypes" /* the _chk names: no header declares them */
+
+#define MSG_CMSG_COMPAT ((int)0x80000000) /* the kernel's own: refused from outside */
+#define MAX_RW 0x7ffff000UL /* what one call moves at most (MAX_RW_COUNT) */
+
+/* The plain call if fd has no record or pbs_rx() says so; else what it received. */
+#define RECEIVE(fd, asked, flags, received, plain)                                                 \
+    ({                                                                                             \
+        struct pbs_file *f_ = pbs_fdtab_find(fd);                                                  \
+        ssize_t r_;                                                                                \
+                                                                                                   \
+        if (pbs_likely(!f_)) {                                                                     \
+            pbs_attend();                                                                          \
+            return plain;                                                                          \
+        }                                                                                          \
+        r_ = received;                                                                             \
+        r_ == PBS_RX_PASS ? pbs_rx_after(f_, asked, flags, plain) : pbs_ret(r_);                   \
+    })
+
+static size_t clip(size_t n)
+{
+    return n > MAX_RW ? MAX_RW : n;
+}
+
+PBS_EXPORT ssize_t read(int fd, void *buf, size_t n)
+{
+    return RECEIVE(fd, n, 0, pbs_rx_buf(fd, f_, buf, clip(n), PBS_RX_READ), real.read(fd, buf, n));
+}
+
+PBS_EXPORT ssize_t __read(int fd, void *buf, size_t n)
+{
+    return RECEIVE(fd, n, 0, pbs_rx_buf(fd, f_, buf, clip(n), PBS_RX_READ), real.read(fd, buf, n));
+}
+
+PBS_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t room)
+{
+    return RECEIVE(fd, n, 0,
+                   n > room ? PBS_RX_PASS : pbs_rx_buf(fd, f_, buf, clip(n), PBS_RX_READ),
+                   real.__read_chk(fd, buf, n, room));
+}
+
+PBS_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags)
+{
+    return RECEIVE(fd, n, flags, pbs_rx_buf(fd, f_, buf, clip(n), (unsigned)flags),
+                   real.recv(fd, buf, n, flags));
+}
+
+PBS_EXPORT ssize_t __recv(int fd, void *buf, size_t n, int flags)
+{
+    return recv(fd, buf, n, flags);
+}
+
+PBS_EXPORT ssize_t __recv_chk(int fd, void *buf, size_t n, size_t room, int flags)
+{
+    return RECEIVE(fd, n, flags,
+                   n > room ? PBS_RX_PASS : pbs_rx_buf(fd, f_, buf, clip(n), (unsigned)flags),
+                   real.__recv_chk(fd, buf, n, room, flags));
+}
+
+/* TCP gives no address: its length becomes 0, after the bytes have been taken. */
+static ssize_t with_address(ssize_t r, const struct sockaddr *addr, socklen_t *addrlen)
+{
+    struct pbs_thread *self = pbs_self;
+
+    if (r < 0 || !addr)
+        return r;
+    if (!addrlen || !pbs_user_readable(self, addrlen, sizeof(*addrlen)))
+        return -EFAULT;
+    if ((int)*addrlen < 0)
+        return -EINVAL;
+    if (!pbs_user_rewritable(self, addrlen, sizeof(*addrlen)))
+        return -EFAULT;
+    *addrlen = 0;
+    return r;
+}
+
+static ssize_t receive_from(int fd, struct pbs_file *f, void *buf, size_t n, int flags,
+                            const struct sockaddr *addr, socklen_t *addrlen)
+{
+    ssize_t r = pbs_rx_buf(fd, f, buf, clip(n), (unsigned)flags);
+
+    return r == PBS_RX_PASS ? r : with_address(r, addr, addrlen);
+}
+
+PBS_EXPORT ssize_t recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *addr,
+                            socklen_t *addrlen)
+{
+    return RECEIVE(fd, n, flags, receive_from(fd, f_, buf, n, flags, addr, addrlen),
+                   real.recvfrom(fd, buf, n, flags, addr, addrlen));
+}
+
+PBS_EXPORT ssize_t __recvfrom_chk(int fd, void *buf, size_t n, size_t room, int flags,
+                                  struct sockaddr *addr, socklen_t *addrlen)
+{
+    return RECEIVE(fd, n, flags,
+                   n > room ? PBS_RX_PASS : receive_from(fd, f_, buf, n, flags, addr, addrlen),
+                   real.__recvfrom_chk(fd, buf, n, room, flags, addr, addrlen));
+}
+
+/*
+ * Fills dst from an iovec array of the program's. -errno for what the kernel refuses; total bytes
+ * else. The array is checked entry by entry as the kernel does; too long a total is cut.
+ */
+static ssize_t import(struct pbs_dst *dst, const struct iovec *iov, size_t n)
+{
+    size_t total = 0;
+
+    if (n > IOV_MAX)
+        return -EINVAL;
+    if (n && !pbs_user_readable(pbs_thread_get(), iov, n * sizeof(*iov)))
+        return -EFAULT;
+    for (size_t i = 0; i < n; i++) {
+        if ((ssize_t)iov[i].iov_len < 0)
+            return -EINVAL;
+        total += iov[i].iov_len < MAX_RW - total ? iov[i].iov_len : MAX_RW - total;
+    }
+    *dst = (struct pbs_dst){.iov = iov, .n = (unsigned)n, .left = total};
+    return (ssize_t)total;
+}
+
+static ssize_t receive_iov(int fd, struct pbs_file *f, const struct iovec *iov, int n,
+                           long long flags, size_t *asked)
+{
+    struct pbs_dst dst;
+    ssize_t r = pbs_thread_get() ? import(&dst, iov, (size_t)(n < 0 ? IOV_MAX + 1 : n)) : -EFAULT;
+
+    if (r < 0)
+        return PBS_RX_PASS; /* the kernel finds the same fault, and takes no byte */
+    *asked = (size_t)r;
+    return pbs_rx(fd, f, &dst, flags);
+}
+
+PBS_EXPORT ssize_t readv(int fd, const struct iovec *iov, int n)
+{
+    size_t asked = 0;
+
+    return RECEIVE(fd, asked, 0, receive_iov(fd, f_, iov, n, PBS_RX_READ, &asked),
+                   real.readv(fd, iov, n));
+}
+
+/* Offset -1 is readv; any other offset is refused for sockets, by the kernel. */
+static ssize_t receive_at(int fd, struct pbs_file *f, const struct iovec *iov, int n, off_t off,
+                          int flags, size_t *asked)
+{
+    int known = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;
+
+    if (off != -1 || (flags & ~known))
+        return PBS_RX_PASS;
+    return receive_iov(fd, f, iov, n, PBS_RX_READ | (flags & RWF_NOWAIT ? MSG_DONTWAIT : 0), asked);
+}
+
+PBS_EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t off, int flags)
+{
+    size_t asked = 0;
+
+    return RECEIVE(fd, asked, 0, receive_at(fd, f_, iov, n, off, flags, &asked),
+                   real.preadv2(fd, iov, n, off, flags));
+}
+
+PBS_EXPORT ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off64_t off, int flags)
+{
+    size_t asked = 0;
+
+    return RECEIVE(fd, asked, 0, receive_at(fd, f_, iov, n, off, flags, &asked),
+                   real.preadv64v2(fd, iov, n, off, flags));
+}
+
+static ssize_t receive_msg(int fd, struct pbs_file *f, struct msghdr *msg, int flags, size_t *asked)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    struct pbs_dst dst;
+    ssize_t r;
+
+    /* What the kernel would refuse it refuses before it takes a byte: let it. */
+    if (!self || (flags & MSG_CMSG_COMPAT) || !pbs_user_readable(self, msg, sizeof(*msg)) ||
+        (int)msg->msg_namelen < 0 || msg->msg_iovlen > IOV_MAX)
+        return PBS_RX_PASS;
+    r = import(&dst, msg->msg_iov, msg->msg_iovlen);
+    if (r < 0)
+        return PBS_RX_PASS;
+    *asked = (size_t)r;
+    r = pbs_rx(fd, f, &dst, (unsigned)flags);
+    if (r < 0)
+        return r;
+    if (!pbs_user_rewritable(self, msg, sizeof(*msg)))
+        return -EFAULT; /* found out afterwards by the kernel too: the bytes are gone */
+    if (msg->msg_name)
+        msg->msg_namelen = 0;
+    msg->msg_controllen = 0;
+    msg->msg_flags = flags & MSG_CMSG_CLOEXEC;
+    return r;
+}
+
+PBS_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
+{
+    size_t asked = 0;
+
+    return RECEIVE(fd, asked, flags, receive_msg(fd, f_, msg, flags, &asked),
+                   real.recvmsg(fd, msg, flags));
+}
+
+/* One message of recvmmsg(): bytes or -errno, never "pass". */
+static ssize_t receive_one(int fd, struct mmsghdr *m, int flags)
+{
+    ssize_t r = recvmsg(fd, &m->msg_hdr, flags);
+
+    if (r < 0)
+        return -errno;
+    m->msg_len = (unsigned)r;
+    return r;
+}
+
+/*
+ * As the kernel's do_recvmmsg() (Linux 6.18): a pending error first; then message by message, the
+ * timeout looked at in between alone; an error after the first message is the next call's.
+ */
+static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigned n, int flags,
+                        struct timespec *timeout)
+{
+    int64_t end = timeout ? pbs_now_ns() + timeout->tv_sec * INT64_C(1000000000) + timeout->tv_nsec
+                          : 0;
+    int err = pbs_sock_take_error(s), saved = errno;
+    unsigned got = 0;
+
+    if (err)
+        return -err;
+    while (got < n) {
+        ssize_t r = receive_one(fd, &vec[got], flags & ~MSG_WAITFORONE);
+
+        if (r < 0) {
+            if (!got)
+                return (int)r;
+            if (r != -EAGAIN)
+                atomic_store(&s->error, (int)-r);
+            break;
+        }
+        got++;
+        if (flags & MSG_WAITFORONE)
+            flags |= MSG_DONTWAIT;
+        if (timeout && pbs_now_ns() >= end)
+            break;
+    }
+    if (timeout) {
+        int64_t left = end - pbs_now_ns();
+
+        timeout->tv_sec = left > 0 ? left / 1000000000 : 0;
+        timeout->tv_nsec = left > 0 ? left % 1000000000 : 0;
+    }
+    errno = saved;
+    return (int)got;
+}
+
+PBS_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags,
+                        struct timespec *timeout)
+{
+    struct pbs_file *f = pbs_fdtab_find(fd);
+    struct pbs_sock *s = (struct pbs_sock *)f;
+    struct pbs_thread *self;
+
+    if (!f || f->kind != PBS_FILE_SOCK || (s->state == PBS_PASS && !pbs_sock_holds(s)) ||
+        (flags & (MSG_OOB | MSG_ERRQUEUE | MSG_CMSG_COMPAT)))
+        goto plain;
+    self = pbs_thread_get();
+    if (n > IOV_MAX)
+        n = IOV_MAX;
+    if (!self || !n || !pbs_user_readable(self, vec, n * sizeof(*vec)) ||
+        !pbs_user_rewritable(self, vec, n * sizeof(*vec)))
+        goto plain;
+    if (timeout && (!pbs_user_readable(self, timeout, sizeof(*timeout)) ||
+                    !pbs_user_rewritable(self, timeout, sizeof(*timeout)) || timeout->tv_sec < 0 ||
+                    (unsigned long)timeout->tv_nsec >= 1000000000))
+        goto plain;
+    return (int)pbs_ret(receive_many(fd, s, vec, n, flags, timeout));
+plain:
+    if (f)
+        pbs_release_fd(fd, flags & MSG_OOB ? PBS_WHY_oob : PBS_WHY_kind);
+    pbs_attend();
+    return real.recvmmsg(fd, vec, n, flags, timeout);
+}

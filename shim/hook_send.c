@@ -1,0 +1,279 @@
+/*
+ * Calls that send. They meet what a receive has left behind: an error that the ring has consumed
+ * and that the program has not been given. A miss costs one load.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+
+#include "hook.h"
+#include "life.h"
+#include "real.h"
+#include "user.h"
+
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
+enum sender { PLAIN, ERROR, GUARDED };
+
+/*
+ * Before a send on fd. ERROR: errno is set, the call is over. GUARDED: another thread's ring may
+ * consume the connection's error at this moment; send without SIGPIPE and ask settle().
+ */
+static PBS_COLD enum sender meet(int fd, struct pbs_file *f, struct pbs_sock **sock)
+{
+    struct pbs_sock *s = (struct pbs_sock *)f;
+    struct pbs_thread *self;
+    int err = 0;
+
+    if (f->kind != PBS_FILE_SOCK || pbs_in_vfork_child)
+        return PLAIN;
+    *sock = s;
+    if (!s->error)
+        return s->armed && s->user != (pbs_self ? pbs_self->id : 0) ? GUARDED : PLAIN;
+    self = pbs_thread_get();
+    if (!self)
+        return PLAIN;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (pbs_fdtab_is(fd, f))
+        err = pbs_sock_take_error(s);
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    if (!err)
+        return PLAIN;
+    errno = err;
+    return ERROR;
+}
+
+static inline enum sender before(int fd, struct pbs_sock **sock)
+{
+    struct pbs_file *f = pbs_fdtab_find(fd);
+
+    pbs_attend();
+    return pbs_likely(!f) ? PLAIN : meet(fd, f, sock);
+}
+
+/* As the kernel's own: to this thread, SI_USER. */
+static void raise_sigpipe(void)
+{
+    siginfo_t info = {.si_signo = SIGPIPE, .si_code = SI_USER};
+    long pid = pbs_sys0(SYS_getpid);
+
+    info.si_pid = (pid_t)pid;
+    info.si_uid = (uid_t)pbs_sys0(SYS_getuid);
+    pbs_sys4(SYS_rt_tgsigqueueinfo, pid, pbs_sys0(SYS_gettid), SIGPIPE, &info);
+}
+
+/*
+ * A guarded send gave r. EPIPE may stand for an error that the owner's ring has just consumed: ends
+ * the adoption, so that it is known, and gives it. Else the signal that was held back is due.
+ */
+static ssize_t settle(struct pbs_sock *s, ssize_t r, bool signal)
+{
+    struct pbs_thread *self;
+    int err = 0;
+
+    if (r >= 0 || errno != EPIPE)
+        return r;
+    self = pbs_thread_get();
+    if (self) {
+        pbs_touch(self, s);
+        pbs_crit_enter(self);
+        pbs_lock(&s->file.lock);
+        err = pbs_sock_take_error(s);
+        pbs_unlock(&s->file.lock);
+        pbs_crit_leave(self);
+    }
+    if (!err && signal)
+        raise_sigpipe();
+    errno = err ? err : EPIPE;
+    return -1;
+}
+
+/* plain: the call as it is; guarded: the same with MSG_NOSIGNAL. */
+#define SEND(fd, plain, guarded, signal)                                                           \
+    ({                                                                                             \
+        struct pbs_sock *s_ = NULL;                                                                \
+        ssize_t r_ = -1;                                                                           \
+                                                                                                   \
+        switch (before(fd, &s_)) {                                                                 \
+        case PLAIN:                                                                                \
+            r_ = plain;                                                                            \
+            break;                                                                                 \
+        case GUARDED:                                                                              \
+            r_ = settle(s_, guarded, signal);                                                      \
+            break;                                                                                 \
+        case ERROR:                                                                                \
+            break;                                                                                 \
+        }                                                                                          \
+        r_;                                                                                        \
+    })
+
+PBS_EXPORT ssize_t write(int fd, const void *buf, size_t n)
+{
+    return SEND(fd, real.write(fd, buf, n), real.send(fd, buf, n, MSG_NOSIGNAL), true);
+}
+
+PBS_EXPORT ssize_t __write(int fd, const void *buf, size_t n)
+{
+    return write(fd, buf, n);
+}
+
+PBS_EXPORT ssize_t send(int fd, const void *buf, size_t n, int flags)
+{
+    return SEND(fd, real.send(fd, buf, n, flags), real.send(fd, buf, n, flags | MSG_NOSIGNAL),
+                !(flags & MSG_NOSIGNAL));
+}
+
+PBS_EXPORT ssize_t __send(int fd, const void *buf, size_t n, int flags)
+{
+    return send(fd, buf, n, flags);
+}
+
+PBS_EXPORT ssize_t sendto(int fd, const void *buf, size_t n, int flags, const struct sockaddr *addr,
+                          socklen_t len)
+{
+    return SEND(fd, real.sendto(fd, buf, n, flags, addr, len),
+                real.sendto(fd, buf, n, flags | MSG_NOSIGNAL, addr, len), !(flags & MSG_NOSIGNAL));
+}
+
+static ssize_t writev_guarded(int fd, const struct iovec *iov, int n)
+{
+    struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
+
+    return n < 0 || n > IOV_MAX ? real.writev(fd, iov, n) : real.sendmsg(fd, &msg, MSG_NOSIGNAL);
+}
+
+PBS_EXPORT ssize_t writev(int fd, const struct iovec *iov, int n)
+{
+    return SEND(fd, real.writev(fd, iov, n), writev_guarded(fd, iov, n), true);
+}
+
+/* Sockets that are sent to another process are released first. */
+static void release_passed(const struct msghdr *msg)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    struct cmsghdr *c;
+
+    if (!self || !pbs_user_readable(self, msg, sizeof(*msg)) || !msg->msg_control ||
+        msg->msg_controllen < sizeof(*c) || msg->msg_controllen > 1 << 20 ||
+        !pbs_user_readable(self, msg->msg_control, msg->msg_controllen))
+        return;
+    for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR((struct msghdr *)msg, c)) {
+        int fd;
+
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t at = 0; at + sizeof(fd) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(fd)) {
+            memcpy(&fd, CMSG_DATA(c) + at, sizeof(fd));
+            pbs_release_fd(fd, PBS_WHY_scm);
+        }
+    }
+}
+
+PBS_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+    if (pbs_fdtab_size && !pbs_fdtab_find(fd))
+        release_passed(msg); /* descriptors travel on AF_UNIX alone, which has no record */
+    return SEND(fd, real.sendmsg(fd, msg, flags), real.sendmsg(fd, msg, flags | MSG_NOSIGNAL),
+                !(flags & MSG_NOSIGNAL));
+}
+
+PBS_EXPORT int sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags)
+{
+    if (pbs_fdtab_size && !pbs_fdtab_find(fd))
+        for (unsigned i = 0; i < n && i < IOV_MAX; i++) {
+            if (!pbs_thread_get() || !pbs_user_readable(pbs_self, &vec[i], sizeof(*vec)))
+                break;
+            release_passed(&vec[i].msg_hdr);
+        }
+    return (int)SEND(fd, real.sendmmsg(fd, vec, n, flags),
+                     real.sendmmsg(fd, vec, n, flags | MSG_NOSIGNAL), !(flags & MSG_NOSIGNAL));
+}
+
+PBS_EXPORT int __sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags)
+{
+    return sendmmsg(fd, vec, n, flags);
+}
+
+/* No flag keeps SIGPIPE away here: the adoption by another thread ends first. */
+static enum sender before_move(int fd)
+{
+    struct pbs_sock *s = NULL;
+    enum sender how = before(fd, &s);
+
+    if (how == GUARDED && pbs_thread_get()) {
+        pbs_touch(pbs_self, s);
+        how = before(fd, &s);
+    }
+    return how == ERROR ? ERROR : PLAIN;
+}
+
+PBS_EXPORT ssize_t sendfile(int to, int from, off_t *off, size_t n)
+{
+    return before_move(to) == ERROR ? -1 : real.sendfile(to, from, off, n);
+}
+
+PBS_EXPORT ssize_t sendfile64(int to, int from, off64_t *off, size_t n)
+{
+    return before_move(to) == ERROR ? -1 : real.sendfile64(to, from, off, n);
+}
+
+/* Held bytes go first, written into the pipe; PBS_RX_PASS: nothing is held. */
+static ssize_t splice_held(struct pbs_sock *s, int to, size_t n, unsigned flags)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    struct pollfd p = {.fd = to, .events = POLLOUT};
+    struct iovec iov[16];
+    struct pbs_piece *piece;
+    int cnt = 0, err = 0;
+    ssize_t r;
+
+    if (!self)
+        return PBS_RX_PASS;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    for (piece = s->pieces; piece && n && cnt < 16; piece = piece->next) {
+        iov[cnt] = (struct iovec){(void *)piece->data, piece->len < n ? piece->len : n};
+        n -= iov[cnt++].iov_len;
+    }
+    if (!cnt)
+        err = pbs_sock_take_error(s);
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    if (err)
+        return -err;
+    if (!cnt)
+        return PBS_RX_PASS;
+    if ((flags & SPLICE_F_NONBLOCK) && pbs_sys3(SYS_poll, &p, 1, 0) <= 0)
+        return -EAGAIN;
+    r = real.writev(to, iov, cnt);
+    if (r < 0)
+        return -errno;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    pbs_sock_drop(s, (size_t)r, pbs_ring_home, s);
+    pbs_ring_forget(s);
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    return r;
+}
+
+PBS_EXPORT ssize_t splice(int from, off64_t *offin, int to, off64_t *offout, size_t n,
+                          unsigned flags)
+{
+    struct pbs_file *f = pbs_fdtab_find(from);
+    ssize_t r = PBS_RX_PASS;
+
+    if (before_move(to) == ERROR)
+        return -1;
+    if (f && f->kind == PBS_FILE_SOCK) {
+        pbs_release_fd(from, PBS_WHY_io);
+        if (!offin && !offout && n)
+            r = splice_held((struct pbs_sock *)f, to, n, flags);
+    }
+    return r == PBS_RX_PASS ? real.splice(from, offin, to, offout, n, flags) : pbs_ret(r);
+}

@@ -1,0 +1,27 @@
+/* Start and end of the library in a process. */
+#include <stdlib.h>
+
+#include "conf.h"
+#include "life.h"
+#include "proc.h"
+#include "real.h"
+#include "sig.h"
+
+/* A failure of any part leaves the table empty: every call is the plain one. */
+__attribute__((constructor)) static void start(void)
+{
+    pbs_real_bind();
+    pbs_conf_init();
+    pbs_sig_init(pbs_ring_interrupt);
+    pbs_thread_init(pbs_ring_end);
+    pbs_ring_arrived = pbs_items_arrived;
+    if (!pbs_conf.enabled || !pbs_fdtab_init())
+        return;
+    pbs_proc_init();
+    at_quick_exit(pbs_proc_end);
+}
+
+__attribute__((destructor)) static void stop(void)
+{
+    pbs_proc_end();
+}

@@ -1,0 +1,303 @@
+#include "item.h"
+
+#include <string.h>
+#include <utlist.h>
+
+#include "fdtab.h"
+#include "ring.h"
+
+static struct pbs_lock free_lock;
+static struct pbs_epoll *free_list; /* guarded by free_lock */
+
+struct pbs_epoll *pbs_epoll_get(uint64_t born)
+{
+    struct pbs_epoll *e;
+
+    pbs_lock(&free_lock);
+    e = free_list;
+    if (e)
+        free_list = e->next_free;
+    pbs_unlock(&free_lock);
+    if (!e)
+        e = pbs_mem_get(sizeof(*e));
+    if (!e)
+        return NULL;
+    pbs_lock(&e->file.lock);
+    memset((char *)e + sizeof(struct pbs_lock), 0, sizeof(*e) - sizeof(struct pbs_lock));
+    e->file.kind = PBS_FILE_EPOLL;
+    e->born = born;
+    pbs_unlock(&e->file.lock);
+    return e;
+}
+
+static struct pbs_item *find_fd(struct pbs_epoll *set, int fd)
+{
+    struct pbs_item *it;
+
+    HASH_FIND(hh, set->by_fd, &fd, sizeof(fd), it);
+    return it;
+}
+
+void pbs_item_unlist(struct pbs_item *it)
+{
+    if (!it->listed)
+        return;
+    DL_DELETE(it->set->ready, it);
+    it->listed = false;
+    atomic_fetch_sub_explicit(&it->set->nready, 1, memory_order_relaxed);
+}
+
+void pbs_item_rotate(struct pbs_item *it)
+{
+    DL_DELETE(it->set->ready, it);
+    DL_APPEND(it->set->ready, it);
+}
+
+static void list(struct pbs_item *it)
+{
+    it->fresh = true;
+    if (it->listed)
+        return;
+    DL_APPEND(it->set->ready, it);
+    it->listed = true;
+    atomic_fetch_add_explicit(&it->set->nready, 1, memory_order_relaxed);
+}
+
+/* Names the item by its data, or finds that the name is taken. set locked. */
+static void name(struct pbs_item *it)
+{
+    struct pbs_item *other;
+
+    HASH_FIND(hd, it->set->by_data, &it->data, sizeof(it->data), other);
+    it->twin = other != NULL;
+    it->by_data = false;
+    if (other) {
+        other->twin = true;
+        return;
+    }
+    HASH_ADD(hd, it->set->by_data, data, sizeof(it->data), it);
+    it->by_data = it->hd.tbl != NULL;
+    if (!it->by_data)
+        it->twin = true;
+}
+
+static void unname(struct pbs_item *it)
+{
+    if (it->by_data)
+        HASH_DELETE(hd, it->set->by_data, it);
+    it->by_data = false;
+}
+
+/* set locked, and the socket's lock held if there is one. */
+static void item_free(struct pbs_item *it)
+{
+    pbs_item_unlist(it);
+    unname(it);
+    HASH_DEL(it->set->by_fd, it);
+    if (it->sock)
+        LL_DELETE2(it->sock->items, it, sock_next);
+    pbs_mem_put(it, sizeof(*it));
+}
+
+/* Removes the item of fd, whoever's it is. No lock held. */
+static void forget(struct pbs_thread *self, struct pbs_epoll *set, int fd)
+{
+    for (;;) {
+        struct pbs_item *it;
+        struct pbs_sock *s;
+
+        pbs_crit_enter(self);
+        pbs_lock(&set->file.lock);
+        it = find_fd(set, fd);
+        s = it ? it->sock : NULL;
+        if (it && !s)
+            item_free(it);
+        pbs_unlock(&set->file.lock);
+        if (s) {
+            pbs_lock(&s->file.lock);
+            pbs_lock(&set->file.lock);
+            it = find_fd(set, fd);
+            if (it && it->sock == s)
+                item_free(it);
+            pbs_unlock(&set->file.lock);
+            pbs_unlock(&s->file.lock);
+        }
+        pbs_crit_leave(self);
+        if (!s)
+            return;
+    }
+}
+
+bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_sock *s, int epfd,
+                  int fd, const struct epoll_event *ev)
+{
+    struct pbs_item *it = NULL;
+
+    forget(self, set, fd); /* an older one's file is closed: its number would not be free else */
+    pbs_crit_enter(self);
+    if (s)
+        pbs_lock(&s->file.lock);
+    pbs_lock(&set->file.lock);
+    if (!s || (s->file.kind == PBS_FILE_SOCK && s->file.nfds))
+        it = pbs_mem_get(sizeof(*it));
+    if (it) {
+        *it = (struct pbs_item){.set = set, .sock = s, .epfd = epfd, .fd = fd,
+                                .events = ev->events, .data = ev->data.u64};
+        HASH_ADD(hh, set->by_fd, fd, sizeof(it->fd), it);
+        if (!it->hh.tbl) {
+            pbs_mem_put(it, sizeof(*it));
+            it = NULL;
+        }
+    }
+    if (it) {
+        name(it);
+        if (s)
+            LL_PREPEND2(s->items, it, sock_next);
+        if (s && pbs_sock_holds(s))
+            list(it);
+    }
+    pbs_unlock(&set->file.lock);
+    if (s)
+        pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    return it != NULL;
+}
+
+void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, int fd,
+                  const struct epoll_event *ev)
+{
+    struct pbs_item *it;
+
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    it = find_fd(set, fd);
+    if (it) {
+        it->events = ev->events;
+        it->spent = false;
+        if (it->data != ev->data.u64) {
+            unname(it);
+            it->data = ev->data.u64;
+            name(it);
+        }
+        if (it->sock && pbs_sock_holds(it->sock))
+            list(it); /* MOD looks again and reports what is there, edge-triggered too */
+    }
+    pbs_unlock(&set->file.lock);
+    pbs_crit_leave(self);
+}
+
+void pbs_item_del(struct pbs_thread *self, struct pbs_epoll *set, int fd)
+{
+    forget(self, set, fd);
+}
+
+void pbs_items_drop(struct pbs_sock *s)
+{
+    struct pbs_item *it;
+
+    while ((it = s->items)) {
+        struct pbs_epoll *set = it->set;
+
+        pbs_lock(&set->file.lock);
+        item_free(it);
+        pbs_unlock(&set->file.lock);
+    }
+}
+
+void pbs_items_leave_kernel(struct pbs_sock *s)
+{
+    struct epoll_event none = {0};
+    struct pbs_item *it;
+
+    LL_FOREACH2(s->items, it, sock_next)
+    {
+        if (pbs_fdtab_find(it->epfd) == &it->set->file)
+            pbs_sys4(SYS_epoll_ctl, it->epfd, EPOLL_CTL_DEL, it->fd, &none);
+    }
+}
+
+void pbs_items_arrived(struct pbs_sock *s)
+{
+    struct pbs_item *it;
+
+    LL_FOREACH2(s->items, it, sock_next)
+    {
+        pbs_lock(&it->set->file.lock);
+        list(it);
+        pbs_unlock(&it->set->file.lock);
+    }
+}
+
+bool pbs_items_allow(struct pbs_sock *s, uint64_t id)
+{
+    struct pbs_item *it = s->items;
+    uint64_t nobody = 0;
+
+    if (!it)
+        return true;
+    return !it->sock_next && !it->twin && !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) &&
+           !it->set->refused && it->set->born == pbs_gate_generation() &&
+           (atomic_compare_exchange_strong(&it->set->waiter, &nobody, id) || nobody == id);
+}
+
+unsigned pbs_epoll_new_round(struct pbs_epoll *set)
+{
+    unsigned round;
+
+    pbs_lock(&set->file.lock);
+    round = ++set->round;
+    pbs_unlock(&set->file.lock);
+    return round;
+}
+
+struct pbs_sock *pbs_epoll_next_sock(struct pbs_epoll *set, unsigned round)
+{
+    struct pbs_item *it, *tmp;
+    struct pbs_sock *s = NULL;
+
+    pbs_lock(&set->file.lock);
+    HASH_ITER(hh, set->by_fd, it, tmp)
+    {
+        if (it->sock && it->round != round) {
+            it->round = round;
+            s = it->sock;
+            break;
+        }
+    }
+    pbs_unlock(&set->file.lock);
+    return s;
+}
+
+void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set)
+{
+    for (;;) {
+        struct pbs_item *it;
+        int fd = -1;
+
+        pbs_crit_enter(self);
+        pbs_lock(&set->file.lock);
+        it = set->by_fd;
+        if (it)
+            fd = it->fd;
+        pbs_unlock(&set->file.lock);
+        pbs_crit_leave(self);
+        if (!it)
+            break;
+        forget(self, set, fd);
+    }
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    set->file.kind = PBS_FILE_FREE;
+    pbs_unlock(&set->file.lock);
+    pbs_lock(&free_lock);
+    set->next_free = free_list;
+    free_list = set;
+    pbs_unlock(&free_lock);
+    pbs_crit_leave(self);
+}
+
+void pbs_item_reset(void)
+{
+    pbs_unlock(&free_lock);
+    free_list = NULL;
+}

@@ -1,0 +1,87 @@
+/*
+ * Epoll instances of this process and what was added to them. The kernel names an event by its
+ * 64 bits of data alone, so every member is known here, sockets of ours or not: an event may be
+ * merged with what we hold only where its data says unmistakably whose it is.
+ *
+ * An item is in its set's tables and, for a socket of ours, in sock->items: it is removed under
+ * both locks, so either lock keeps it. Order: sock, then set.
+ */
+#ifndef PBS_ITEM_H
+#define PBS_ITEM_H
+
+#include <sys/epoll.h>
+
+#include "sock.h"
+#include "thread.h"
+
+struct pbs_epoll;
+
+struct pbs_item {
+    struct pbs_epoll *set;
+    struct pbs_sock *sock; /* NULL: no socket of ours */
+    int epfd, fd;          /* the numbers it was added by */
+    uint32_t events;
+    uint64_t data;
+    bool twin;    /* another member has the same data: an event cannot be told apart */
+    bool by_data; /* in set->by_data */
+    bool fresh;   /* bytes or an error arrived since it was last reported (edge-triggered) */
+    bool spent;   /* EPOLLONESHOT: reported, disabled until the next MOD */
+    bool listed;  /* in set->ready */
+    unsigned round;
+    struct pbs_item *sock_next;
+    struct pbs_item *prev, *next; /* in set->ready */
+    UT_hash_handle hh, hd;
+};
+
+struct pbs_epoll {
+    struct pbs_file file; /* its lock guards all here */
+    uint64_t born;        /* fork generation before it was made */
+    _Atomic(uint64_t) waiter; /* id of the one thread that waits on it; 0 none yet */
+    atomic_bool refused;  /* shared in a way that a merge could not be exact: no member is adopted */
+    struct pbs_item *by_fd, *by_data;
+    struct pbs_item *ready; /* members that may hold bytes or an error */
+    atomic_uint nready;
+    unsigned round;
+    bool kernel_first; /* whose turn it is when there is room for one event */
+    struct pbs_epoll *next_free;
+};
+
+/* A new set, nfds 0; NULL when out of memory. */
+struct pbs_epoll *pbs_epoll_get(uint64_t born);
+
+/* nfds is 0: forgets all members, then the set. Not locked. */
+void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set);
+
+/* After epoll_ctl succeeded. s may be NULL. False: out of memory, the set can no longer be trusted. */
+bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_sock *s, int epfd,
+                  int fd, const struct epoll_event *ev);
+void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, int fd,
+                  const struct epoll_event *ev);
+void pbs_item_del(struct pbs_thread *self, struct pbs_epoll *set, int fd);
+
+/* The last number of s is gone, and with it its memberships. s locked. */
+void pbs_items_drop(struct pbs_sock *s);
+
+/* Takes s out of its sets in the kernel too. s locked. */
+void pbs_items_leave_kernel(struct pbs_sock *s);
+
+/* pbs_ring_arrived: something of s is held now. s locked. */
+void pbs_items_arrived(struct pbs_sock *s);
+
+/* May thread id adopt s, as far as its memberships go? Becomes the set's waiter if there is none.
+ * s locked. */
+bool pbs_items_allow(struct pbs_sock *s, uint64_t id);
+
+/* Out of the ready list; to its end. set locked. */
+void pbs_item_unlist(struct pbs_item *it);
+void pbs_item_rotate(struct pbs_item *it);
+
+/* In a forked child: forgets the free list. */
+void pbs_item_reset(void);
+
+/* A set's member that is a socket of ours and was not yet seen in this round; NULL: no more. The
+ * set's lock is taken and released. */
+struct pbs_sock *pbs_epoll_next_sock(struct pbs_epoll *set, unsigned round);
+unsigned pbs_epoll_new_round(struct pbs_epoll *set);
+
+#endif

@@ -1,0 +1,256 @@
+#include "life.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "conf.h"
+
+__thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
+
+/* Puts a record that nobody knows yet into the table. */
+static bool enter(int fd, struct pbs_file *f)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    bool ok;
+
+    if (!self)
+        return false;
+    pbs_crit_enter(self);
+    pbs_lock(&f->lock);
+    ok = pbs_fdtab_set(fd, f);
+    pbs_unlock(&f->lock);
+    pbs_crit_leave(self);
+    return ok;
+}
+
+static bool ours(int fd)
+{
+    return fd >= 0 && (unsigned)fd < pbs_fdtab_size && !pbs_in_vfork_child;
+}
+
+int pbs_born_sock(int fd, bool tcp, uint64_t gen)
+{
+    struct pbs_thread *self;
+    struct pbs_sock *s;
+
+    if (!ours(fd))
+        return fd;
+    pbs_born_other(fd);
+    self = tcp ? pbs_thread_get() : NULL;
+    if (!self)
+        return fd;
+    pbs_crit_enter(self);
+    s = pbs_sock_get();
+    pbs_crit_leave(self);
+    if (s) {
+        s->tcp = tcp;
+        s->born = gen;
+        enter(fd, &s->file);
+    }
+    return fd;
+}
+
+int pbs_born_epoll(int fd, uint64_t gen)
+{
+    struct pbs_thread *self;
+    struct pbs_epoll *set;
+
+    if (!ours(fd))
+        return fd;
+    pbs_born_other(fd);
+    self = pbs_thread_get();
+    if (!self)
+        return fd;
+    pbs_crit_enter(self);
+    set = pbs_epoll_get(gen);
+    pbs_crit_leave(self);
+    if (set)
+        enter(fd, &set->file);
+    return fd;
+}
+
+void pbs_born_other(int fd)
+{
+    if (ours(fd) && pbs_unlikely(pbs_fdtab_find(fd) != NULL))
+        pbs_close_fd(fd);
+}
+
+int pbs_born_dup(int fd, int to)
+{
+    struct pbs_thread *self;
+    struct pbs_file *f;
+
+    if (!ours(to))
+        return to;
+    pbs_born_other(to);
+    f = pbs_fdtab_find(fd);
+    self = f ? pbs_thread_get() : NULL;
+    if (!self)
+        return to;
+    pbs_crit_enter(self);
+    pbs_lock(&f->lock);
+    if (pbs_fdtab_is(fd, f))
+        pbs_fdtab_set(to, f);
+    pbs_unlock(&f->lock);
+    pbs_crit_leave(self);
+    return to;
+}
+
+bool pbs_listener_tcp(int fd)
+{
+    struct pbs_sock *s = (struct pbs_sock *)pbs_fdtab_find(fd);
+    int proto = 0, domain = 0, type = 0;
+    socklen_t len = sizeof(int);
+    bool tcp;
+
+    if (s && s->file.kind == PBS_FILE_SOCK)
+        return s->tcp;
+    if (!ours(fd))
+        return false;
+    pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, &domain, &len);
+    pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &type, &len);
+    pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, &proto, &len);
+    tcp = (domain == AF_INET || domain == AF_INET6) && type == SOCK_STREAM && proto == IPPROTO_TCP;
+    return tcp;
+}
+
+/* Unread bytes at the last close: the kernel resets, and what we hold was unread too. */
+static void reset_at_close(int fd)
+{
+    struct linger l = {.l_onoff = 1, .l_linger = 0};
+
+    pbs_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
+}
+
+/*
+ * The owner, another thread, is away from the shim: its revoked request keeps the file open beyond
+ * the close. The peer sees the end now all the same: a reset if bytes are unread, else FIN.
+ */
+static void end_now(struct pbs_sock *s, int fd)
+{
+    struct sockaddr unspec = {.sa_family = AF_UNSPEC};
+    int queued = 0;
+
+    pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
+    if (s->held || queued > 0)
+        pbs_sys3(SYS_connect, fd, &unspec, sizeof(unspec));
+    else
+        pbs_sys2(SYS_shutdown, fd, SHUT_RDWR);
+    pbs_items_leave_kernel(s); /* the kernel would take the members out with the file */
+}
+
+/* s locked, fd its last number, nothing of it armed in another thread's wait. */
+static void last_close(struct pbs_sock *s, int fd)
+{
+    bool alone = s->born == pbs_gate_generation(); /* no fork in its life: nobody else has it */
+
+    if (alone && s->armed)
+        end_now(s, fd);
+    else if (alone && s->held)
+        reset_at_close(fd);
+    pbs_sock_drop(s, s->held, pbs_ring_home, s);
+    pbs_sock_take_error(s);
+    pbs_items_drop(s);
+    pbs_fdtab_clear(fd, &s->file);
+    pbs_ring_forget(s);
+    if (s->ring)
+        pbs_unlock(&s->file.lock); /* its owner's: put when the request has ended */
+    else
+        pbs_sock_put(s);
+}
+
+static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd)
+{
+    struct pbs_thread *owner;
+
+    pbs_crit_enter(self);
+    for (;;) {
+        pbs_lock(&s->file.lock);
+        if (!pbs_fdtab_is(fd, &s->file))
+            break;
+        if (s->file.nfds > 1) {
+            pbs_fdtab_clear(fd, &s->file);
+            break;
+        }
+        owner = s->armed ? s->ring->owner : NULL;
+        if (owner == self) {
+            pbs_unlock(&s->file.lock);
+            pbs_crit_leave(self);
+            pbs_ring_cancel(self->ring, s, PBS_WHY_close);
+            pbs_crit_enter(self);
+            continue;
+        }
+        if (owner && atomic_load(&owner->waiting) == s) {
+            /* Asleep in a receive on it: its reference outlives the number, as in the kernel. */
+            pbs_items_drop(s);
+            pbs_fdtab_clear(fd, &s->file);
+            break;
+        }
+        if (owner) {
+            pbs_ring_revoke(s, PBS_WHY_close);
+            if (!pbs_fdtab_is(fd, &s->file) || s->file.nfds > 1) {
+                pbs_unlock(&s->file.lock);
+                continue;
+            }
+        }
+        last_close(s, fd);
+        pbs_crit_leave(self);
+        return;
+    }
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+}
+
+static void close_epoll(struct pbs_thread *self, struct pbs_epoll *set, int fd)
+{
+    bool last;
+
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    last = pbs_fdtab_is(fd, &set->file);
+    pbs_fdtab_clear(fd, &set->file);
+    last = last && !set->file.nfds;
+    pbs_unlock(&set->file.lock);
+    pbs_crit_leave(self);
+    if (last)
+        pbs_epoll_drop(self, set);
+}
+
+void pbs_close_fd(int fd)
+{
+    struct pbs_file *f = pbs_fdtab_find(fd);
+    struct pbs_thread *self;
+
+    pbs_attend();
+    if (!f || pbs_in_vfork_child)
+        return;
+    self = pbs_thread_get();
+    if (!self)
+        return;
+    if (f->kind == PBS_FILE_SOCK)
+        close_sock(self, (struct pbs_sock *)f, fd);
+    else if (f->kind == PBS_FILE_EPOLL)
+        close_epoll(self, (struct pbs_epoll *)f, fd);
+}
+
+void pbs_close_range(unsigned lo, unsigned hi)
+{
+    for (int fd; (fd = pbs_fdtab_next(lo, hi)) >= 0; lo = (unsigned)fd + 1)
+        pbs_close_fd(fd);
+}
+
+void pbs_close_process(void)
+{
+    unsigned lo = 0;
+
+    pbs_freeze(PBS_WHY_exit);
+    for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1) {
+        struct pbs_sock *s = (struct pbs_sock *)pbs_fdtab_find(fd);
+
+        if (s && s->file.kind == PBS_FILE_SOCK && s->held &&
+            s->born + 1 == pbs_gate_generation()) /* the gate that pbs_freeze() closed counts */
+            reset_at_close(fd);
+    }
+}

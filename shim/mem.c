@@ -1,0 +1,89 @@
+#include "mem.h"
+
+#include <sys/mman.h>
+
+#include "base.h"
+
+#define CLASSES 10      /* 64 << 0 to 64 << 9 = 32768 */
+#define CHUNK 0x40000UL /* what is asked of the kernel at a time */
+
+struct piece {
+    struct piece *next;
+};
+
+static struct {
+    struct pbs_lock lock;
+    struct piece *free; /* guarded by lock, as all here */
+    char *fresh;
+    size_t left;
+} class_of[CLASSES];
+
+static unsigned class_index(size_t size)
+{
+    unsigned c = 0;
+
+    while ((64UL << c) < size)
+        c++;
+    PBS_ASSERT(c < CLASSES);
+    return c;
+}
+
+void *pbs_mem_map(size_t size)
+{
+    long p = pbs_sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                      -1, 0);
+
+    return p < 0 && p > -4096 ? NULL : (void *)p;
+}
+
+void pbs_mem_unmap(void *p, size_t size)
+{
+    pbs_sys2(SYS_munmap, p, size);
+}
+
+void *pbs_mem_get(size_t size)
+{
+    unsigned c = class_index(size);
+    size_t real = 64UL << c;
+    void *p = NULL;
+
+    pbs_lock(&class_of[c].lock);
+    if (class_of[c].free) {
+        p = class_of[c].free;
+        class_of[c].free = class_of[c].free->next;
+        goto out;
+    }
+    if (class_of[c].left < real) {
+        class_of[c].fresh = pbs_mem_map(CHUNK);
+        class_of[c].left = class_of[c].fresh ? CHUNK : 0;
+    }
+    if (class_of[c].left >= real) {
+        p = class_of[c].fresh;
+        class_of[c].fresh += real;
+        class_of[c].left -= real;
+    }
+out:
+    pbs_unlock(&class_of[c].lock);
+    return p;
+}
+
+void pbs_mem_put(void *p, size_t size)
+{
+    unsigned c = class_index(size);
+    struct piece *piece = p;
+
+    if (!p)
+        return;
+    pbs_lock(&class_of[c].lock);
+    piece->next = class_of[c].free;
+    class_of[c].free = piece;
+    pbs_unlock(&class_of[c].lock);
+}
+
+void pbs_mem_reset(void)
+{
+    for (unsigned c = 0; c < CLASSES; c++) {
+        class_of[c].left = 0; /* fresh and left may have been caught between two stores */
+        pbs_unlock(&class_of[c].lock);
+    }
+}

@@ -1,0 +1,130 @@
+#include "pbuf.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <string.h>
+
+#include "mem.h"
+
+#define FIRST_LENT 8 /* enough for a thread with one connection; grows on demand */
+
+static size_t pages(size_t n)
+{
+    return (n + 4095) & ~(size_t)4095;
+}
+
+static size_t table_size(unsigned total)
+{
+    return pages(total * (sizeof(struct pbs_piece) + sizeof(uint32_t) + sizeof(uint16_t)));
+}
+
+size_t pbs_pbuf_ring_size(unsigned total)
+{
+    return pages(total * sizeof(struct io_uring_buf));
+}
+
+static void check(const struct pbs_pbuf *p)
+{
+    PBS_ASSERT(p->lent + p->held + p->nfree == p->total);
+    (void)p;
+}
+
+int pbs_pbuf_init(struct pbs_pbuf *p, unsigned total, unsigned size, void *br, int bgid)
+{
+    *p = (struct pbs_pbuf){.total = total, .size = size, .br = br, .bgid = bgid};
+    p->piece = pbs_mem_map(table_size(total));
+    p->mem = pbs_mem_map(pages((size_t)total * size));
+    if (!p->piece || !p->mem) {
+        pbs_pbuf_destroy(p);
+        return -ENOMEM;
+    }
+    p->return_next = (uint32_t *)(p->piece + total);
+    p->free = (uint16_t *)(p->return_next + total);
+    for (unsigned i = 0; i < total; i++)
+        p->free[i] = (uint16_t)(total - 1 - i);
+    p->nfree = total;
+    p->want = total < FIRST_LENT ? total : FIRST_LENT;
+    io_uring_buf_ring_init(p->br);
+    return 0;
+}
+
+void pbs_pbuf_destroy(struct pbs_pbuf *p)
+{
+    if (p->piece)
+        pbs_mem_unmap(p->piece, table_size(p->total));
+    if (p->mem)
+        pbs_mem_unmap(p->mem, pages((size_t)p->total * p->size));
+    p->piece = NULL;
+    p->mem = NULL;
+}
+
+static void take_returned(struct pbs_pbuf *p)
+{
+    /* acquire: the other thread has done with the bytes (its release is in home_remote) */
+    unsigned at = atomic_exchange_explicit(&p->returned, 0, memory_order_acquire);
+
+    while (at) {
+        unsigned bid = at - 1;
+
+        at = p->return_next[bid];
+        pbs_pbuf_home(p, &p->piece[bid]);
+    }
+}
+
+void pbs_pbuf_refill(struct pbs_pbuf *p)
+{
+    int n = 0;
+
+    if (atomic_load_explicit(&p->returned, memory_order_relaxed))
+        take_returned(p);
+    while (p->lent < p->want && p->nfree) {
+        unsigned bid = p->free[--p->nfree];
+
+        io_uring_buf_ring_add(p->br, p->mem + (size_t)bid * p->size, p->size, (unsigned short)bid,
+                              io_uring_buf_ring_mask(p->total), n++);
+        p->lent++;
+    }
+    if (n)
+        io_uring_buf_ring_advance(p->br, n);
+    check(p);
+}
+
+bool pbs_pbuf_grow(struct pbs_pbuf *p)
+{
+    if (p->want < p->total)
+        p->want = p->want * 2 < p->total ? p->want * 2 : p->total;
+    return p->nfree > 0;
+}
+
+struct pbs_piece *pbs_pbuf_filled(struct pbs_pbuf *p, unsigned bid, size_t len)
+{
+    struct pbs_piece *piece = &p->piece[bid];
+
+    PBS_ASSERT(bid < p->total && p->lent > 0 && len <= p->size);
+    p->lent--;
+    p->held++;
+    piece->data = p->mem + (size_t)bid * p->size;
+    piece->len = len;
+    piece->bid = bid;
+    check(p);
+    return piece;
+}
+
+void pbs_pbuf_home(struct pbs_pbuf *p, struct pbs_piece *piece)
+{
+    PBS_ASSERT(piece->bid < p->total && p->held > 0 && p->nfree < p->total);
+    p->held--;
+    p->free[p->nfree++] = (uint16_t)piece->bid;
+    piece->bid = PBS_NO_BID;
+    check(p);
+}
+
+void pbs_pbuf_home_remote(struct pbs_pbuf *p, struct pbs_piece *piece)
+{
+    unsigned bid = piece->bid, head = atomic_load_explicit(&p->returned, memory_order_relaxed);
+
+    do
+        p->return_next[bid] = head;
+    while (!atomic_compare_exchange_weak_explicit(&p->returned, &head, bid + 1,
+                                                  memory_order_release, memory_order_relaxed));
+}

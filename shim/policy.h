@@ -1,0 +1,32 @@
+/*
+ * When a socket is adopted and when it is given up: counters in, verdict out. Pure: no kernel, no
+ * lock of its own; the counts belong to the record's one user thread.
+ */
+#ifndef PBS_POLICY_H
+#define PBS_POLICY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "conf.h"
+
+struct pbs_tally {
+    uint32_t small_full; /* plain receives in a row that were small and filled what was asked for */
+    uint32_t backoff;    /* doublings of what is wanted before the next adoption */
+    uint32_t served;     /* receives answered since the window began */
+    uint32_t wakeups;    /* kernel entries of the ring in this window */
+    bool last_full;      /* the last receive filled what was asked for */
+};
+
+/* A plain receive of at most `asked` bytes gave `got` (or -errno). True: it is one that adoption
+ * would have answered without the kernel (what `would_save` counts). */
+bool pbs_policy_plain(struct pbs_tally *t, size_t asked, long got);
+
+/* Adopt now? blocking: neither O_NONBLOCK nor MSG_DONTWAIT. */
+bool pbs_policy_adopt(const struct pbs_tally *t, enum pbs_policy_name policy, bool blocking);
+
+/* The ring was entered for this socket. True: it does not pay, give it up (back-off included). */
+bool pbs_policy_wakeup(struct pbs_tally *t, enum pbs_policy_name policy);
+
+#endif

@@ -1,0 +1,16 @@
+/*
+ * A seccomp filter may kill for io_uring instead of refusing it. A process that was born under one
+ * finds out through a throw-away child; one that installs a filter later goes without from then on.
+ */
+#ifndef PBS_PROBE_H
+#define PBS_PROBE_H
+
+#include <stdbool.h>
+
+/* io_uring may be called. Asks at the first call; any thread, no lock of the ring's held. */
+bool pbs_seccomp_allows(void);
+
+/* A filter is about to be installed: never again. */
+void pbs_seccomp_forbid(void);
+
+#endif

@@ -1,0 +1,396 @@
+#include "ready.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "real.h"
+#include "user.h"
+
+int pbs_ready_told(int r)
+{
+    if (pbs_self) {
+        pbs_count(pbs_self, kernel_entries);
+        if (r > 0)
+            pbs_self->ready_epoch++;
+    }
+    return r;
+}
+
+/* An instance whose readiness is asked for from outside cannot be merged any more. */
+static void nested(struct pbs_thread *self, struct pbs_epoll *set)
+{
+    struct pbs_sock *s;
+    unsigned round;
+
+    if (atomic_exchange(&set->refused, true))
+        return;
+    pbs_crit_enter(self);
+    round = pbs_epoll_new_round(set);
+    for (;;) {
+        s = pbs_epoll_next_sock(set, round);
+        if (!s)
+            break;
+        pbs_crit_leave(self);
+        pbs_release(self, s, PBS_WHY_epoll);
+        pbs_crit_enter(self);
+    }
+    pbs_crit_leave(self);
+}
+
+/* What we add to the kernel's bits for a caller that asks for events. */
+static short held_bits(struct pbs_file *f, short events)
+{
+    struct pbs_sock *s = (struct pbs_sock *)f;
+    short bits = 0;
+
+    if (f->kind == PBS_FILE_EPOLL) {
+        if (((struct pbs_epoll *)f)->nready)
+            bits = POLLIN | POLLRDNORM;
+        return bits & events;
+    }
+    if (pbs_sock_holds(s))
+        bits = POLLIN | POLLRDNORM;
+    bits &= events;
+    if (s->error)
+        bits |= POLLERR;
+    return bits;
+}
+
+static void look_at(struct pbs_thread *self, int fd, struct pbs_file *f, bool urgent)
+{
+    if (f->kind == PBS_FILE_EPOLL) {
+        nested(self, (struct pbs_epoll *)f);
+    } else if (f->kind == PBS_FILE_SOCK) {
+        pbs_touch(self, (struct pbs_sock *)f);
+        if (urgent)
+            pbs_release_fd(fd, PBS_WHY_oob);
+    }
+}
+
+bool pbs_ready_poll_concerns(const struct pollfd *fds, nfds_t n)
+{
+    struct pbs_thread *self;
+
+    if (!pbs_fdtab_size || n > pbs_fdtab_size || !n)
+        return false;
+    /* The array is read before the kernel has seen it: a bad one is the kernel's to refuse. */
+    self = pbs_thread_get();
+    if (!self || !pbs_user_rewritable(self, (void *)fds, n * sizeof(*fds)))
+        return false;
+    for (nfds_t i = 0; i < n; i++)
+        if (pbs_fdtab_find(fds[i].fd))
+            return true;
+    return false;
+}
+
+bool pbs_ready_poll(struct pollfd *fds, nfds_t n, int *r)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    bool any = false;
+
+    if (!self)
+        return false;
+    for (nfds_t i = 0; i < n; i++) {
+        struct pbs_file *f = pbs_fdtab_find(fds[i].fd);
+
+        if (!f)
+            continue;
+        look_at(self, fds[i].fd, f, fds[i].events & (POLLPRI | POLLRDBAND));
+        any |= held_bits(f, fds[i].events) != 0;
+    }
+    if (!any)
+        return false;
+    *r = pbs_ready_told(real.poll(fds, n, 0));
+    if (*r < 0)
+        return true;
+    for (nfds_t i = 0; i < n; i++) {
+        struct pbs_file *f = pbs_fdtab_find(fds[i].fd);
+        short bits = f ? held_bits(f, fds[i].events) : 0;
+
+        if (bits && !fds[i].revents)
+            (*r)++;
+        fds[i].revents |= bits;
+    }
+    return *r > 0;
+}
+
+static bool in(int fd, const fd_set *set)
+{
+    return set && FD_ISSET(fd, set);
+}
+
+/* The sets as the kernel sees them: bits up to n, in whole longs, wherever the program has them. */
+static bool readable_set(const fd_set *set, int n)
+{
+    struct pbs_thread *self = pbs_thread_get();
+
+    return !set || (self && pbs_user_rewritable(self, (void *)set, ((size_t)n + 63) / 64 * 8));
+}
+
+bool pbs_ready_select_concerns(int n, const fd_set *r, const fd_set *w, const fd_set *e)
+{
+    if (!pbs_fdtab_size || n <= 0 || !readable_set(r, n) || !readable_set(w, n) ||
+        !readable_set(e, n))
+        return false;
+    for (int fd = 0; fd < n; fd++)
+        if (pbs_fdtab_find(fd) && (in(fd, r) || in(fd, w) || in(fd, e)))
+            return true;
+    return false;
+}
+
+/* A held error makes a socket readable and writable for select (POLLIN_SET, POLLOUT_SET). */
+static void select_bits(int fd, const fd_set *r, const fd_set *w, bool *rd, bool *wr)
+{
+    struct pbs_file *f = pbs_fdtab_find(fd);
+    short bits = f ? held_bits(f, POLLIN) : 0;
+
+    *rd = in(fd, r) && bits;
+    *wr = in(fd, w) && (bits & POLLERR);
+}
+
+bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, int *answer)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    size_t size = ((size_t)(n < 0 ? 0 : n) + 63) / 64 * 8;
+    uint64_t add_r[1024], add_w[1024]; /* 65536 numbers; more: the plain call */
+    struct timeval zero = {0, 0};
+    bool any = false;
+
+    if (!self)
+        return false;
+    if (size <= sizeof(add_r)) {
+        memset(add_r, 0, size);
+        memset(add_w, 0, size);
+    }
+    for (int fd = 0; fd < n; fd++) {
+        struct pbs_file *f = pbs_fdtab_find(fd);
+        bool rd, wr;
+
+        if (!f || !(in(fd, r) || in(fd, w) || in(fd, e)))
+            continue;
+        look_at(self, fd, f, in(fd, e) || size > sizeof(add_r));
+        select_bits(fd, r, w, &rd, &wr);
+        any |= rd || wr;
+        if (size <= sizeof(add_r)) {
+            add_r[fd / 64] |= (uint64_t)rd << fd % 64;
+            add_w[fd / 64] |= (uint64_t)wr << fd % 64;
+        }
+    }
+    if (!any || size > sizeof(add_r))
+        return false;
+    *answer = pbs_ready_told(real.select(n, r, w, e, &zero));
+    if (*answer < 0)
+        return true;
+    for (int fd = 0; fd < n; fd++) {
+        if ((add_r[fd / 64] >> fd % 64 & 1) && !FD_ISSET(fd, r)) {
+            FD_SET(fd, r);
+            (*answer)++;
+        }
+        if ((add_w[fd / 64] >> fd % 64 & 1) && !FD_ISSET(fd, w)) {
+            FD_SET(fd, w);
+            (*answer)++;
+        }
+    }
+    return true;
+}
+
+/* ---- epoll ---- */
+
+static uint32_t item_bits(const struct pbs_item *it)
+{
+    uint32_t bits = 0;
+
+    if (it->spent)
+        return 0;
+    if (pbs_sock_holds(it->sock))
+        bits = EPOLLIN | EPOLLRDNORM;
+    bits &= it->events;
+    if (it->sock->error)
+        bits |= EPOLLERR;
+    return bits;
+}
+
+/* Has to be reported now, were the kernel to say nothing of it. */
+static uint32_t due(const struct pbs_item *it)
+{
+    return (it->events & EPOLLET) && !it->fresh ? 0 : item_bits(it);
+}
+
+static void reported(struct pbs_epoll *set, int epfd, struct pbs_item *it)
+{
+    struct epoll_event off = {.events = it->events & (EPOLLONESHOT | EPOLLET),
+                              .data.u64 = it->data};
+
+    it->round = set->round;
+    it->fresh = false;
+    if (it->events & EPOLLONESHOT) {
+        it->spent = true;
+        pbs_sys4(SYS_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, &off);
+    }
+}
+
+/* Drops members that hold nothing any more; counts those that are due. set locked. */
+static int count_due(struct pbs_epoll *set)
+{
+    struct pbs_item *it, *next;
+    int n = 0;
+
+    for (it = set->ready; it; it = next) {
+        next = it->next;
+        if (!pbs_sock_holds(it->sock))
+            pbs_item_unlist(it);
+        else if (due(it))
+            n++;
+    }
+    return n;
+}
+
+/* Adds our bits to what the kernel reported of the same members. */
+static void merge(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int n)
+{
+    for (int i = 0; i < n; i++) {
+        uint64_t data = ev[i].data.u64;
+        struct pbs_item *it;
+
+        HASH_FIND(hd, set->by_data, &data, sizeof(data), it);
+        if (!it || !it->sock || it->twin || !pbs_sock_holds(it->sock))
+            continue;
+        ev[i].events |= item_bits(it);
+        reported(set, epfd, it);
+    }
+}
+
+/* What the kernel has beside our bits for a member that it did not name this time. */
+static uint32_t other_bits(const struct pbs_item *it)
+{
+    struct pollfd p = {.fd = it->fd,
+                       .events = (short)(it->events & (POLLOUT | POLLWRNORM | POLLRDHUP))};
+
+    return pbs_sys3(SYS_poll, &p, 1, 0) > 0 ? (uint32_t)(unsigned short)p.revents & ~POLLNVAL : 0;
+}
+
+bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max, int *r)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    uint64_t nobody = 0;
+    int ours, share, n = 0;
+    struct pbs_item *it, *last;
+
+    if (!self)
+        return false;
+    if (!atomic_compare_exchange_strong(&set->waiter, &nobody, self->id) && nobody != self->id)
+        nested(self, set); /* a second thread waits on it */
+    if (!atomic_load_explicit(&set->nready, memory_order_relaxed) || max <= 0 ||
+        max > 1 << 20 || !pbs_user_writable(self, ev, (size_t)max * sizeof(*ev)))
+        return false;
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    set->round++;
+    ours = count_due(set);
+    if (!ours)
+        goto out;
+    /* Nobody starves: up to half of the room is ours, and the last place goes by turns. */
+    share = max - (ours < (max + 1) / 2 ? ours : (max + 1) / 2);
+    if (max == 1) {
+        share = set->kernel_first;
+        set->kernel_first = !set->kernel_first;
+    }
+    if (share) {
+        n = pbs_ready_told(real.epoll_wait(epfd, ev, share, 0));
+        if (n < 0)
+            goto out;
+        merge(set, epfd, ev, n);
+    }
+    last = set->ready ? set->ready->prev : NULL;
+    for (it = set->ready; it && n < max;) {
+        struct pbs_item *next = it == last ? NULL : it->next;
+
+        if (it->round != set->round && due(it)) {
+            ev[n].events = item_bits(it) | other_bits(it);
+            ev[n++].data.u64 = it->data;
+            reported(set, epfd, it);
+            pbs_item_rotate(it); /* to the end: the others first, next time */
+        }
+        it = next;
+    }
+out:
+    pbs_unlock(&set->file.lock);
+    pbs_crit_leave(self);
+    *r = n;
+    return n != 0;
+}
+
+/* Before the kernel changes a membership of s. */
+static void before_ctl(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_sock *s,
+                       uint32_t events)
+{
+    uint64_t waiter = set ? atomic_load(&set->waiter) : 0;
+
+    if (s->state == PBS_ADOPTED && s->user != self->id)
+        pbs_touch(self, s);
+    if (!set || (events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) || (waiter && waiter != s->user &&
+                                                               s->state == PBS_ADOPTED))
+        pbs_release(self, s, PBS_WHY_epoll);
+    else if (events & EPOLLPRI)
+        pbs_release(self, s, PBS_WHY_oob);
+}
+
+/* After a membership changed: members that can no longer be told apart are given up. */
+static void recheck(struct pbs_thread *self, struct pbs_epoll *set, uint64_t data,
+                    struct pbs_sock *s)
+{
+    struct pbs_sock *twin = NULL;
+    struct pbs_item *it;
+    bool ok = true;
+
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    HASH_FIND(hd, set->by_data, &data, sizeof(data), it);
+    if (it && it->twin)
+        twin = it->sock;
+    pbs_unlock(&set->file.lock);
+    if (s) {
+        pbs_lock(&s->file.lock);
+        ok = s->state != PBS_ADOPTED || pbs_items_allow(s, self->id);
+        pbs_unlock(&s->file.lock);
+    }
+    pbs_crit_leave(self);
+    if (twin && twin->state == PBS_ADOPTED)
+        pbs_release(self, twin, PBS_WHY_epoll);
+    if (!ok)
+        pbs_release(self, s, PBS_WHY_epoll);
+}
+
+int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
+{
+    struct pbs_file *e = pbs_fdtab_find(epfd), *f = pbs_fdtab_find(fd);
+    struct pbs_epoll *set = e && e->kind == PBS_FILE_EPOLL ? (struct pbs_epoll *)e : NULL;
+    struct pbs_sock *s = f && f->kind == PBS_FILE_SOCK ? (struct pbs_sock *)f : NULL;
+    struct pbs_thread *self = set || f ? pbs_thread_get() : NULL;
+    struct epoll_event copy = {0};
+    bool known = op == EPOLL_CTL_DEL;
+    int r;
+
+    if (!self)
+        return real.epoll_ctl(epfd, op, fd, ev);
+    if (!known && pbs_user_readable(self, ev, sizeof(*ev))) {
+        copy = *ev;
+        known = true;
+    }
+    if (known && s && op != EPOLL_CTL_DEL)
+        before_ctl(self, set, s, copy.events);
+    if (known && f && f->kind == PBS_FILE_EPOLL && op == EPOLL_CTL_ADD)
+        nested(self, (struct pbs_epoll *)f);
+    r = real.epoll_ctl(epfd, op, fd, ev);
+    if (r || !known || !set)
+        return r;
+    if (op == EPOLL_CTL_ADD && !pbs_item_add(self, set, s, epfd, fd, &copy))
+        nested(self, set);
+    else if (op == EPOLL_CTL_MOD)
+        pbs_item_mod(self, set, fd, &copy);
+    else if (op == EPOLL_CTL_DEL)
+        pbs_item_del(self, set, fd);
+    if (op != EPOLL_CTL_DEL)
+        recheck(self, set, copy.data.u64, s);
+    return r;
+}

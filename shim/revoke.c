@@ -1,0 +1,168 @@
+/* How a thread takes sockets back from another thread's ring. The protocol is in ring.h. */
+#include "ring.h"
+
+#include <utlist.h>
+
+#define MAX_FINISH 64 /* enters to see cancelled requests end; each runs 20 items or more */
+
+static atomic_uint sweep; /* one number for each pass over all rings */
+
+/* Puts s on its ring's list. ring->lock held. */
+static void push(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why)
+{
+    if (s->revoked)
+        return;
+    if (!r->revoked)
+        atomic_fetch_add(&pbs_attention, 1);
+    s->revoked = true;
+    s->revoke_reason = why;
+    LL_PREPEND2(r->revoked, s, revoke_next);
+}
+
+/* Wakes the owner if it is in the kernel and waits until it has been out once. No lock held. */
+static void kick_and_wait(struct pbs_ring *r)
+{
+    unsigned before;
+
+    /* seq_cst, as all here: partners are in_enter and waiters in ring_enter.c */
+    atomic_fetch_add(&r->waiters, 1);
+    before = atomic_load(&r->answers);
+    if (atomic_load(&r->in_enter)) {
+        pbs_count(pbs_self, kicks);
+        atomic_fetch_add(&r->kick, 1);
+        pbs_futex_wake(&r->kick);
+    }
+    while (atomic_load(&r->in_enter) && atomic_load(&r->answers) == before)
+        pbs_futex_wait(&r->answers, before);
+    atomic_fetch_sub(&r->waiters, 1);
+}
+
+void pbs_ring_revoke(struct pbs_sock *s, enum pbs_reason why)
+{
+    struct pbs_ring *r = s->ring;
+
+    if (s->state != PBS_PASS) {
+        s->state = PBS_PASS;
+        pbs_count(pbs_self, passes);
+        pbs_self->stats.pass[why]++;
+    }
+    if (!r || !s->armed)
+        return;
+    PBS_ASSERT(r->owner != pbs_self);
+    pbs_lock(&r->lock);
+    push(r, s, why);
+    pbs_unlock(&r->lock);
+    pbs_count(pbs_self, revokes);
+    atomic_thread_fence(memory_order_seq_cst);
+    while (s->ring == r && s->armed && atomic_load(&r->in_enter)) {
+        pbs_unlock(&s->file.lock);
+        pbs_crit_leave(pbs_self);
+        kick_and_wait(r);
+        pbs_crit_enter(pbs_self);
+        pbs_lock(&s->file.lock);
+    }
+}
+
+static void revoke_all(struct pbs_ring *r, enum pbs_reason why)
+{
+    struct pbs_sock *s, *tmp;
+
+    pbs_crit_enter(pbs_self);
+    pbs_lock(&r->lock);
+    HASH_ITER(hh, r->socks, s, tmp)
+    {
+        push(r, s, why);
+    }
+    pbs_unlock(&r->lock);
+    atomic_thread_fence(memory_order_seq_cst);
+    pbs_crit_leave(pbs_self);
+    if (atomic_load(&r->in_enter))
+        kick_and_wait(r);
+}
+
+void pbs_ring_revoke_others(struct pbs_thread *self, enum pbs_reason why)
+{
+    unsigned now = atomic_fetch_add(&sweep, 1) + 1;
+    struct pbs_ring *r;
+
+    do {
+        pbs_crit_enter(self);
+        pbs_lock(pbs_ring_list_lock());
+        for (r = pbs_ring_list(); r; r = r->next)
+            if (r->owner != self && r->swept != now)
+                break;
+        if (r)
+            r->swept = now;
+        pbs_unlock(pbs_ring_list_lock());
+        pbs_crit_leave(self);
+        if (r)
+            revoke_all(r, why);
+    } while (r);
+}
+
+/* Takes one record from the list. */
+static struct pbs_sock *pop(struct pbs_ring *r)
+{
+    struct pbs_sock *s;
+
+    pbs_lock(&r->lock);
+    s = r->revoked;
+    if (s) {
+        LL_DELETE2(r->revoked, s, revoke_next);
+        s->revoked = false;
+        if (!r->revoked)
+            atomic_fetch_sub(&pbs_attention, 1);
+    }
+    pbs_unlock(&r->lock);
+    return s;
+}
+
+bool pbs_ring_serve_revokes(struct pbs_ring *r)
+{
+    struct pbs_sock *s;
+    bool any = false;
+
+    while ((s = pop(r))) {
+        pbs_lock(&s->file.lock);
+        if (s->ring == r && s->armed) {
+            if (!pbs_ring_cancel_sqe(r, s->rid)) {
+                pbs_lock(&r->lock);
+                push(r, s, (enum pbs_reason)s->revoke_reason);
+                pbs_unlock(&r->lock);
+                pbs_unlock(&s->file.lock);
+                break;
+            }
+            any = true;
+            pbs_count(r->owner, cancels);
+            r->owner->stats.cancel[s->revoke_reason]++;
+        }
+        pbs_unlock(&s->file.lock);
+    }
+    return any;
+}
+
+void pbs_ring_finish_revokes(struct pbs_ring *r)
+{
+    /* A request that was cancelled holds its file until its end has been reaped. */
+    for (unsigned i = 0; i < MAX_FINISH && (r->revoked || (r->cancelling && pbs_ring_pending(r)));
+         i++)
+        pbs_ring_enter_now(r);
+    r->cancelling = false;
+}
+
+void pbs_attend_slow(void)
+{
+    struct pbs_thread *self = pbs_self;
+    struct pbs_sock *s;
+
+    if (!self || self->crit)
+        return;
+    if (self->ring && (__atomic_load_n(&self->ring->revoked, __ATOMIC_RELAXED)))
+        pbs_ring_drain(self->ring);
+    s = atomic_exchange(&self->broken, NULL);
+    if (!s)
+        return;
+    atomic_fetch_sub(&pbs_attention, 1);
+    if (self->ring)
+        pbs_ring_cancel_orphan(self->ring, s);
+}

@@ -1,0 +1,396 @@
+/* A ring's life: created at the first adoption, its requests, its end. */
+#include "ring.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <utlist.h>
+
+#include "conf.h"
+#include "mem.h"
+
+static struct pbs_lock list_lock;
+static struct pbs_ring *live, *spare; /* guarded by list_lock */
+static size_t charged;                /* bytes of all live rings, guarded by list_lock */
+
+/* Fork generations: even numbers of forks begun and ended; see pbs_gate_admits(). */
+static _Atomic(uint64_t) generation;
+static atomic_uint forks_under_way;
+
+struct pbs_lock *pbs_ring_list_lock(void)
+{
+    return &list_lock;
+}
+
+struct pbs_ring *pbs_ring_list(void)
+{
+    return live;
+}
+
+void pbs_gate_close(void)
+{
+    atomic_fetch_add(&forks_under_way, 1);
+    atomic_fetch_add(&generation, 1);
+}
+
+void pbs_gate_open(void)
+{
+    atomic_fetch_add(&generation, 1);
+    atomic_fetch_sub(&forks_under_way, 1);
+}
+
+uint64_t pbs_gate_generation(void)
+{
+    return atomic_load(&generation);
+}
+
+bool pbs_gate_admits(const struct pbs_sock *s)
+{
+    return !atomic_load(&forks_under_way) && s->born == atomic_load(&generation);
+}
+
+/* Locked memory is charged per user since Linux 6.14, unless the process has CAP_IPC_LOCK. */
+static bool memlock_exempt(void)
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2] = {{0}};
+
+    return pbs_sys2(SYS_capget, &head, data) == 0 &&
+           (data[CAP_IPC_LOCK / 32].effective & 1U << CAP_IPC_LOCK % 32);
+}
+
+/* A quarter of the limit for all rings of the process: the rest is the program's. */
+static bool charge(size_t size)
+{
+    struct rlimit64 lim;
+    bool ok;
+
+    if (memlock_exempt() || pbs_sys4(SYS_prlimit64, 0, RLIMIT_MEMLOCK, NULL, &lim) ||
+        lim.rlim_cur == (rlim64_t)-1)
+        lim.rlim_cur = SIZE_MAX;
+    pbs_lock(&list_lock);
+    ok = charged + size <= lim.rlim_cur / 4;
+    if (ok)
+        charged += size;
+    pbs_unlock(&list_lock);
+    return ok;
+}
+
+static void uncharge(size_t size)
+{
+    pbs_lock(&list_lock);
+    charged -= size;
+    pbs_unlock(&list_lock);
+}
+
+static struct pbs_ring *block_get(void)
+{
+    struct pbs_ring *r;
+
+    pbs_lock(&list_lock);
+    r = spare;
+    if (r)
+        spare = r->next;
+    pbs_unlock(&list_lock);
+    if (!r)
+        r = pbs_mem_get(sizeof(*r));
+    return r;
+}
+
+static void block_put(struct pbs_ring *r)
+{
+    pbs_lock(&list_lock);
+    r->next = spare;
+    spare = r;
+    pbs_unlock(&list_lock);
+}
+
+/* Of the queues, the entries and the buffer ring, each in whole pages. */
+static size_t queue_size(void)
+{
+    size_t cq = PBS_RING_CQ * sizeof(struct io_uring_cqe) + 1024, page = 4095;
+
+    return ((cq + page) & ~page) + ((PBS_RING_SQ * sizeof(struct io_uring_sqe) + page) & ~page);
+}
+
+/* The one ring configuration (docs/design.md, "The ring"). 0 or -errno. */
+static int setup(struct pbs_ring *r)
+{
+    struct io_uring_params p = {
+        .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_NO_MMAP | IORING_SETUP_REGISTERED_FD_ONLY |
+                 IORING_SETUP_NO_SQARRAY | IORING_SETUP_CQSIZE,
+        .cq_entries = PBS_RING_CQ,
+    };
+    struct io_uring_buf_reg reg = {.ring_entries = pbs_conf.bufs};
+    char *br = (char *)r->mem + queue_size();
+    int err = io_uring_queue_init_mem(PBS_RING_SQ, &r->uring, &p, r->mem, queue_size());
+
+    if (err < 0)
+        return err;
+    /* From here on the kernel's side stays until the thread ends, whatever fails. */
+    err = pbs_bgids_init(&r->bgids, PBS_BGIDS);
+    if (err)
+        return err;
+    reg.bgid = (uint16_t)pbs_bgids_get(&r->bgids);
+    reg.ring_addr = (uintptr_t)br;
+    err = pbs_pbuf_init(&r->pool, pbs_conf.bufs, pbs_conf.buf_size, br, reg.bgid);
+    if (!err)
+        err = io_uring_register_buf_ring(&r->uring, &reg, 0);
+    if (err) {
+        pbs_pbuf_destroy(&r->pool);
+        pbs_bgids_destroy(&r->bgids);
+    }
+    return err;
+}
+
+static int create(struct pbs_thread *self)
+{
+    struct pbs_ring *r = block_get();
+    size_t size = queue_size() + pbs_pbuf_ring_size(pbs_conf.bufs);
+    int err = -ENOMEM;
+
+    if (!r)
+        return err;
+    pbs_lock(&r->lock); /* a revoker with a stale pointer may look in for a moment */
+    memset(&r->uring, 0, offsetof(struct pbs_ring, lock));
+    r->socks = r->revoked = NULL;
+    atomic_store(&r->in_enter, 0);
+    atomic_store(&r->waiters, 0);
+    pbs_unlock(&r->lock);
+    if (!charge(size)) {
+        err = -EDQUOT;
+        goto out_block;
+    }
+    r->mem_size = size;
+    r->mem = pbs_mem_map(size);
+    if (!r->mem)
+        goto out_charge;
+    /* Pinned pages of a huge page would charge all of it. */
+    pbs_sys3(SYS_madvise, r->mem, size, MADV_NOHUGEPAGE);
+    err = setup(r);
+    if (err)
+        goto out_mem;
+    r->owner = self;
+    r->last_rid = PBS_UD_FIRST;
+    pbs_ring_probe_kick(r);
+    pbs_lock(&list_lock);
+    r->prev = NULL;
+    r->next = live;
+    if (live)
+        live->prev = r;
+    live = r;
+    pbs_unlock(&list_lock);
+    self->ring = r;
+    pbs_count(self, rings);
+    return 0;
+out_mem:
+    pbs_mem_unmap(r->mem, size); /* the kernel keeps its pins on the pages */
+out_charge:
+    uncharge(size);
+out_block:
+    block_put(r);
+    return err;
+}
+
+struct pbs_ring *pbs_ring_get(struct pbs_thread *self)
+{
+    int err;
+
+    if (self->ring || self->ring_error || self->dying)
+        return self->ring;
+    pbs_crit_enter(self);
+    err = create(self);
+    pbs_crit_leave(self);
+    if (err) {
+        self->ring_error = -err;
+        pbs_stats_ring_error(-err);
+    }
+    return self->ring;
+}
+
+int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
+{
+    struct io_uring_sqe *sqe;
+    bool in_table = s->ring == r;
+
+    PBS_ASSERT(!s->armed && !s->pieces && (!s->ring || in_table));
+    if (!pbs_pbuf_available(&r->pool))
+        return -ENOBUFS;
+    sqe = pbs_ring_sqe(r);
+    if (!sqe)
+        return -ENOMEM;
+    pbs_lock(&r->lock);
+    if (!pbs_gate_admits(s)) { /* under the lock: a fork looks at the table after it shut the gate */
+        pbs_unlock(&r->lock);
+        io_uring_prep_nop(sqe);
+        sqe->user_data = PBS_UD_NONE;
+        return -EAGAIN;
+    }
+    if (in_table)
+        HASH_DEL(r->socks, s);
+    s->rid = ++r->last_rid;
+    s->ring = NULL;
+    HASH_ADD(hh, r->socks, rid, sizeof(s->rid), s);
+    if (s->hh.tbl) {
+        s->ring = r;
+        s->armed = true;
+        r->armed++;
+    }
+    pbs_unlock(&r->lock);
+    if (!s->ring) {
+        io_uring_prep_nop(sqe);
+        sqe->user_data = PBS_UD_NONE;
+        return -ENOMEM;
+    }
+    /* POLL_FIRST: without it submitting takes queued bytes at once, outside of GETEVENTS. len 0:
+     * needed before Linux 6.17. */
+    io_uring_prep_recv_multishot(sqe, s->fd, NULL, 0, 0);
+    sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+    sqe->flags |= IOSQE_BUFFER_SELECT;
+    sqe->buf_group = (uint16_t)r->pool.bgid;
+    sqe->user_data = s->rid;
+    pbs_count(r->owner, arms);
+    return 0;
+}
+
+void pbs_ring_forget(struct pbs_sock *s)
+{
+    struct pbs_ring *r = s->ring;
+
+    if (!r || s->armed || s->pieces)
+        return;
+    pbs_lock(&r->lock);
+    HASH_DEL(r->socks, s);
+    if (s->revoked) {
+        LL_DELETE2(r->revoked, s, revoke_next);
+        s->revoked = false;
+        if (!r->revoked)
+            atomic_fetch_sub(&pbs_attention, 1);
+    }
+    pbs_unlock(&r->lock);
+    s->ring = NULL;
+}
+
+void pbs_ring_home(void *ctx, struct pbs_piece *piece)
+{
+    struct pbs_sock *s = ctx;
+
+    if (piece->bid == PBS_NO_BID) {
+        pbs_mem_unmap(piece, piece->own_size);
+    } else if (s->ring->owner == pbs_self) {
+        pbs_pbuf_home(&s->ring->pool, piece);
+        pbs_count(pbs_self, recycled);
+    } else {
+        pbs_pbuf_home_remote(&s->ring->pool, piece);
+        pbs_count(pbs_self, recycled);
+    }
+}
+
+/* Any record of the table that is armed, or, with held set, any at all. */
+static struct pbs_sock *pick(struct pbs_ring *r, bool held)
+{
+    struct pbs_sock *s, *tmp, *found = NULL;
+
+    pbs_lock(&r->lock);
+    HASH_ITER(hh, r->socks, s, tmp)
+    {
+        if (s->armed || held) {
+            found = s;
+            break;
+        }
+    }
+    pbs_unlock(&r->lock);
+    return found;
+}
+
+void pbs_ring_cancel_all(struct pbs_ring *r, enum pbs_reason why)
+{
+    struct pbs_sock *s;
+
+    while ((s = pick(r, false)))
+        pbs_ring_cancel(r, s, why);
+}
+
+/* Moves what s holds out of the ring's buffers, into memory of its own. s locked. */
+static void move_out(struct pbs_ring *r, struct pbs_sock *s)
+{
+    size_t size = sizeof(struct pbs_piece) + s->held;
+    struct pbs_piece *own = pbs_mem_map((size + 4095) & ~4095UL), *piece;
+    uint8_t *data = (uint8_t *)(own + 1);
+
+    if (!own) {
+        /* The bytes stay where they are, and so must the pool: pbs_ring_end() keeps it. */
+        return;
+    }
+    own->data = data;
+    own->len = s->held;
+    own->bid = PBS_NO_BID;
+    own->own_size = (size + 4095) & ~4095UL;
+    while ((piece = s->pieces)) {
+        memcpy(data, piece->data, piece->len);
+        data += piece->len;
+        pbs_sock_drop(s, piece->len, pbs_ring_home, s);
+    }
+    pbs_sock_hold(s, own);
+    pbs_lock(&r->lock);
+    HASH_DEL(r->socks, s);
+    pbs_unlock(&r->lock);
+    s->ring = NULL;
+}
+
+void pbs_ring_end(struct pbs_thread *self)
+{
+    struct pbs_ring *r = self->ring;
+    struct pbs_sock *s;
+    bool stuck = false;
+
+    if (!r)
+        return;
+    pbs_ring_cancel_all(r, PBS_WHY_exit);
+    pbs_crit_enter(self);
+    while (!stuck && (s = pick(r, true))) {
+        pbs_lock(&s->file.lock);
+        if (s->ring == r && s->pieces) {
+            move_out(r, s);
+            stuck = s->ring == r;
+        } else if (s->ring == r) {
+            pbs_ring_forget(s);
+        }
+        pbs_unlock(&s->file.lock);
+    }
+    self->ring = NULL;
+    r->owner = NULL;
+    pbs_lock(&list_lock);
+    if (r->prev)
+        r->prev->next = r->next;
+    else
+        live = r->next;
+    if (r->next)
+        r->next->prev = r->prev;
+    pbs_unlock(&list_lock);
+    if (!stuck) { /* out of memory with bytes held: leak the pool rather than lose them */
+        pbs_pbuf_destroy(&r->pool);
+        pbs_bgids_destroy(&r->bgids);
+        pbs_mem_unmap(r->mem, r->mem_size);
+        uncharge(r->mem_size);
+        block_put(r);
+    }
+    pbs_crit_leave(self);
+}
+
+void pbs_ring_reset(void)
+{
+    pbs_unlock(&list_lock);
+    for (struct pbs_ring *r = live; r; r = r->next) {
+        pbs_pbuf_destroy(&r->pool);
+        pbs_bgids_destroy(&r->bgids);
+        pbs_mem_unmap(r->mem, r->mem_size);
+    }
+    live = spare = NULL;
+    charged = 0;
+    atomic_store(&forks_under_way, 0);
+    atomic_store(&pbs_attention, 0);
+}

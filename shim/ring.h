@@ -1,0 +1,176 @@
+/*
+ * One thread's io_uring: create, arm, enter, reap, cancel; and how other threads take a socket
+ * back from it.
+ *
+ * With DEFER_TASKRUN bytes leave a socket only while the owner is inside io_uring_enter(GETEVENTS).
+ * So everything about other threads turns on one word, in_enter:
+ *
+ *   owner                                   revoker
+ *   in_enter = 1            (seq_cst)       put the record on the list    (seq_cst)
+ *   look at the list: cancel those first    look at in_enter
+ *   enter, reap, serve the list             1: kick, wait for `answers` to move
+ *   in_enter = 0            (seq_cst)       0: go on; the next enter cancels first, and a cancel
+ *   waiters? answers++, wake                   in the same enter always wins
+ *
+ * Whoever comes second sees the other. The kick is a FUTEX_WAIT armed in the ring (Linux 6.7).
+ *
+ * Rings are type-stable: a stale pointer may be locked. The kernel's side is never torn down while
+ * the thread lives (its epoll_wait would see a spurious EINTR 10 to 20 ms later, Linux 6.18).
+ */
+#ifndef PBS_RING_H
+#define PBS_RING_H
+
+#include <liburing.h>
+
+#include "bgid.h"
+#include "pbuf.h"
+#include "sock.h"
+#include "thread.h"
+
+#define PBS_RING_SQ 32U
+#define PBS_RING_CQ 128U
+
+struct pbs_ring {
+    struct io_uring uring;  /* owner alone, as all down to `lock` */
+    struct pbs_pbuf pool;
+    struct pbs_bgids bgids;
+    void *mem;              /* queues, entries and the buffer ring: what RLIMIT_MEMLOCK is charged */
+    size_t mem_size;
+    struct pbs_thread *owner;
+    uint64_t last_rid;
+    unsigned armed;         /* requests in the kernel */
+    bool cancelling;        /* revoked requests were cancelled and may not have ended yet */
+    bool kick_armed;
+    bool kickable;          /* false: the kernel has no FUTEX_WAIT in rings */
+
+    struct pbs_lock lock;   /* guards socks and revoked */
+    struct pbs_sock *socks; /* by rid: armed, or with pieces in our buffers */
+    struct pbs_sock *revoked;
+
+    atomic_uint in_enter;   /* partner: revoker's look, see above */
+    atomic_uint kick;       /* the word that FUTEX_WAIT watches */
+    atomic_uint waiters;    /* revokers waiting for an answer */
+    atomic_uint answers;    /* futex: moves after every enter that had waiters */
+
+    unsigned swept;               /* guarded by the list's lock: last pass that saw it */
+    struct pbs_ring *next, *prev; /* in the list of live rings, or the free list */
+};
+
+/* Rings whose revoke list is not empty, and waits that a handler broke off. Not 0: every hook
+ * looks after its own thread's (pbs_attend) before anything else. */
+extern atomic_uint pbs_attention;
+
+/* Called with s locked when bytes or an error of s arrive while it has epoll memberships. */
+extern void (*pbs_ring_arrived)(struct pbs_sock *s);
+
+/*
+ * The calling thread's ring, made at the first call. NULL: refused; self->ring_error says why
+ * (EDQUOT: our own quarter of RLIMIT_MEMLOCK) and no second try is made.
+ */
+struct pbs_ring *pbs_ring_get(struct pbs_thread *self);
+
+/*
+ * Prepares a multishot receive on s->fd; the next enter submits it. Owner only, s locked, ADOPTED,
+ * not armed, nothing held. 0; -ENOBUFS: no buffer is free; -EAGAIN: a fork is under way;
+ * -ENOMEM. The socket joins the ring's table.
+ */
+int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s);
+
+/* A thread may sleep in this ring: it can be kicked, or there is nobody to do so. */
+bool pbs_ring_can_sleep(const struct pbs_ring *r);
+
+/* Something waits for an enter: deferred work, overflowed completions, unsubmitted entries. */
+bool pbs_ring_pending(const struct pbs_ring *r);
+
+/*
+ * Enters the kernel once, without sleeping, and reaps. Cancels what was revoked first. Owner only,
+ * no lock held. Returns the completions reaped.
+ */
+unsigned pbs_ring_drain(struct pbs_ring *r);
+
+/*
+ * Sleeps until a completion comes, the deadline (CLOCK_MONOTONIC ns; 0: none) passes, a handler
+ * ran or a kick came; then reaps. A cancellation point. Owner only, no lock, no critical section.
+ * submit_first: an entry of its own for what is unsubmitted, so that EINTR is not hidden behind
+ * its count. Returns 0, -EINTR or -ETIME as far as the kernel told.
+ */
+int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first);
+
+/* Cancels s's request and returns when it has ended. Owner only, no lock held. */
+void pbs_ring_cancel(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why);
+
+/* The same if no number stands for s any more: its request alone keeps the file open. */
+void pbs_ring_cancel_orphan(struct pbs_ring *r, struct pbs_sock *s);
+
+/* Takes s out of the ring's table if nothing binds it there any more. s locked; any thread. */
+void pbs_ring_forget(struct pbs_sock *s);
+
+/* A handler of the program is about to run in the middle of a wait: nobody may have to wait for
+ * it. Owner only, from its trampoline or its cancellation. */
+void pbs_ring_interrupt(struct pbs_thread *self);
+
+/* Cancels all requests of the calling thread's ring. */
+void pbs_ring_cancel_all(struct pbs_ring *r, enum pbs_reason why);
+
+/* The thread ends: cancels all, moves what is held to own memory, lets the ring go. */
+void pbs_ring_end(struct pbs_thread *self);
+
+/* A piece that was consumed by `self` goes home: pbs_home_fn, ctx is the pbs_sock. */
+void pbs_ring_home(void *ctx, struct pbs_piece *piece);
+
+/* ---- other threads (revoke.c) ---- */
+
+/*
+ * Ends the adoption of s by its owner, another thread, for good. s locked on entry and on return,
+ * unlocked in between. On return no byte of s can move any more, and what has moved is held.
+ */
+void pbs_ring_revoke(struct pbs_sock *s, enum pbs_reason why);
+
+/* The same for every armed record of every other ring; kicks those inside the kernel. */
+void pbs_ring_revoke_others(struct pbs_thread *self, enum pbs_reason why);
+
+/* The owner takes its revoke list: prepares a cancel for each. In a critical section. True: there
+ * was one. */
+bool pbs_ring_serve_revokes(struct pbs_ring *r);
+
+/* Enters until the list is empty and the cancelled requests have ended. In a critical section. */
+void pbs_ring_finish_revokes(struct pbs_ring *r);
+
+/* Serves this thread's share of pbs_attention. */
+PBS_COLD void pbs_attend_slow(void);
+
+static inline void pbs_attend(void)
+{
+    if (pbs_unlikely(atomic_load_explicit(&pbs_attention, memory_order_relaxed)))
+        pbs_attend_slow();
+}
+
+/* ---- forks (ring.c) ---- */
+
+/* While closed, and in records born before the last fork, nothing is armed. */
+void pbs_gate_close(void);
+void pbs_gate_open(void);
+bool pbs_gate_admits(const struct pbs_sock *s);
+
+/* To be read before a call that makes a socket: the record's `born`. */
+uint64_t pbs_gate_generation(void);
+
+/* In a forked child: there are no rings. */
+void pbs_ring_reset(void);
+
+/* ---- between the ring's own files ---- */
+
+#define PBS_UD_NONE 0
+#define PBS_UD_KICK 1
+#define PBS_UD_FIRST 16 /* rids start here */
+
+struct io_uring_sqe *pbs_ring_sqe(struct pbs_ring *r);
+bool pbs_ring_cancel_sqe(struct pbs_ring *r, uint64_t rid);
+unsigned pbs_ring_enter_now(struct pbs_ring *r);
+unsigned pbs_ring_reap(struct pbs_ring *r);
+void pbs_ring_leave(struct pbs_ring *r);
+void pbs_ring_probe_kick(struct pbs_ring *r);
+struct pbs_lock *pbs_ring_list_lock(void);
+struct pbs_ring *pbs_ring_list(void);
+
+#endif

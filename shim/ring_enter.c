@@ -1,0 +1,433 @@
+/* Into the kernel and back: the one place that calls io_uring_enter, and the reaping after it. */
+#include "ring.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/single_threaded.h>
+
+#include "enter_call.h"
+
+atomic_uint pbs_attention;
+void (*pbs_ring_arrived)(struct pbs_sock *s);
+
+#define MAX_CANCEL_ENTERS 100000
+
+/*
+ * The system call, after a last look at *signal. A handler that runs before the syscall instruction
+ * has executed makes it not happen: its trampoline moves the program counter from anywhere in
+ * [pbs_enter_begin, pbs_enter_end) to pbs_enter_abort (pbs_enter_fix_pc). So no signal is slept
+ * over, and in_enter, which the trampoline clears, is never clear inside the kernel.
+ */
+__asm__(".text\n"
+        ".globl pbs_enter_call\n"
+        ".hidden pbs_enter_call\n"
+        ".type pbs_enter_call, @function\n"
+        "pbs_enter_call:\n"
+        ".cfi_startproc\n"
+        "    mov 8(%rsp), %r11\n"
+        "    mov %rcx, %r10\n"
+        "    mov $426, %eax\n" /* __NR_io_uring_enter */
+        ".globl pbs_enter_begin\n"
+        ".hidden pbs_enter_begin\n"
+        "pbs_enter_begin:\n"
+        "    cmpl $0, (%r11)\n"
+        "    jne pbs_enter_abort\n"
+        "    syscall\n"
+        ".globl pbs_enter_end\n"
+        ".hidden pbs_enter_end\n"
+        "pbs_enter_end:\n"
+        "    ret\n"
+        ".globl pbs_enter_abort\n"
+        ".hidden pbs_enter_abort\n"
+        "pbs_enter_abort:\n"
+        "    mov $-4, %rax\n" /* -EINTR */
+        "    ret\n"
+        ".cfi_endproc\n"
+        ".size pbs_enter_call, .-pbs_enter_call\n");
+
+static atomic_uint no_signal; /* for enters that never sleep */
+
+/* Publishes what is prepared. Returns how much the kernel has not taken yet. */
+static unsigned flush(struct pbs_ring *r)
+{
+    struct io_uring_sq *sq = &r->uring.sq;
+
+    sq->sqe_head = sq->sqe_tail;
+    io_uring_smp_store_release(sq->ktail, sq->sqe_tail);
+    return sq->sqe_tail - io_uring_smp_load_acquire(sq->khead);
+}
+
+/* Submits alone: an enter without GETEVENTS runs no deferred work. */
+static void submit(struct pbs_ring *r)
+{
+    pbs_enter_call(r->uring.enter_ring_fd, flush(r), 0, IORING_ENTER_REGISTERED_RING, NULL, 0,
+                   &no_signal);
+    pbs_count(r->owner, kernel_entries);
+}
+
+struct io_uring_sqe *pbs_ring_sqe(struct pbs_ring *r)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
+
+    if (sqe)
+        return sqe;
+    submit(r);
+    return io_uring_get_sqe(&r->uring);
+}
+
+bool pbs_ring_cancel_sqe(struct pbs_ring *r, uint64_t rid)
+{
+    struct io_uring_sqe *sqe = pbs_ring_sqe(r);
+
+    if (!sqe)
+        return false;
+    io_uring_prep_cancel64(sqe, rid, 0);
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = PBS_UD_NONE;
+    return true;
+}
+
+static unsigned sq_flags(const struct pbs_ring *r)
+{
+    return io_uring_smp_load_acquire(r->uring.sq.kflags);
+}
+
+bool pbs_ring_pending(const struct pbs_ring *r)
+{
+    return (sq_flags(r) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
+           io_uring_sq_ready(&r->uring) || io_uring_cq_ready(&r->uring);
+}
+
+/*
+ * Errors that come from the ring and not from the connection: the plain call decides then. Any
+ * other error was taken from the socket (sk_err) and is held.
+ */
+static bool ring_error(int err)
+{
+    switch (err) {
+    case ECANCELED:
+    case ENOBUFS:
+    case EINVAL:
+    case ENOMEM:
+    case EAGAIN:
+    case EBADF:
+    case EOPNOTSUPP:
+    case ENOTCONN:
+    case ENOTSOCK:
+    case EINTR:
+    case EFAULT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void give_up(struct pbs_thread *self, struct pbs_sock *s, enum pbs_reason why)
+{
+    if (s->state == PBS_PASS)
+        return;
+    s->state = PBS_PASS;
+    pbs_count(self, passes);
+    self->stats.pass[why]++;
+}
+
+/* The request of s has ended. s locked. */
+static void ended(struct pbs_ring *r, struct pbs_sock *s, int res)
+{
+    struct pbs_thread *self = r->owner;
+
+    s->armed = false;
+    r->armed--;
+    if (res == 0) {
+        /* End of file, or, on some 6.12 kernels, not: the plain call says which. */
+        give_up(self, s, PBS_WHY_eof);
+    } else if (res == -ENOBUFS) {
+        pbs_count(self, enobufs);
+        pbs_pbuf_grow(&r->pool);
+    } else if (res < 0 && !ring_error(-res)) {
+        atomic_store_explicit(&s->error, -res, memory_order_relaxed);
+        give_up(self, s, PBS_WHY_error);
+    } else if (res < 0 && res != -ECANCELED && res != -EAGAIN && res != -ENOMEM) {
+        give_up(self, s, PBS_WHY_kind);
+    }
+}
+
+static struct pbs_sock *find(struct pbs_ring *r, uint64_t rid)
+{
+    struct pbs_sock *s;
+
+    pbs_lock(&r->lock);
+    HASH_FIND(hh, r->socks, &rid, sizeof(rid), s);
+    pbs_unlock(&r->lock);
+    return s;
+}
+
+static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
+{
+    struct pbs_sock *s = find(r, rid);
+    struct pbs_piece *piece = NULL;
+    struct pbs_thread *self = r->owner;
+
+    if (flags & IORING_CQE_F_BUFFER) {
+        piece = pbs_pbuf_filled(&r->pool, flags >> IORING_CQE_BUFFER_SHIFT,
+                                res > 0 ? (size_t)res : 0);
+        if (res <= 0 || !s)
+            pbs_pbuf_home(&r->pool, piece);
+    }
+    PBS_ASSERT(s != NULL);
+    if (!s)
+        return;
+    pbs_lock(&s->file.lock);
+    PBS_ASSERT(s->ring == r && s->rid == rid && s->armed);
+    if (res > 0 && piece) {
+        pbs_sock_hold(s, piece);
+        pbs_count_n(self, ring_bytes, res);
+        /* The run that posted this found nothing more in the socket: empty since the enter, and
+         * so since whatever told this thread that it was ready. */
+        s->dry_epoch = flags & IORING_CQE_F_SOCK_NONEMPTY ? 0 : self->ready_epoch;
+    }
+    if (!(flags & IORING_CQE_F_MORE))
+        ended(r, s, res);
+    if (s->items && pbs_sock_holds(s))
+        pbs_ring_arrived(s);
+    pbs_ring_forget(s);
+    if (!s->file.nfds && !s->ring && atomic_load(&self->waiting) != s)
+        pbs_sock_put(s);
+    else
+        pbs_unlock(&s->file.lock);
+}
+
+unsigned pbs_ring_reap(struct pbs_ring *r)
+{
+    struct io_uring_cqe *cqe;
+    unsigned n = 0;
+
+    while (io_uring_peek_cqe(&r->uring, &cqe) == 0) {
+        uint64_t ud = cqe->user_data;
+        unsigned flags = cqe->flags;
+        int res = cqe->res;
+
+        io_uring_cqe_seen(&r->uring, cqe);
+        n++;
+        if (ud >= PBS_UD_FIRST) {
+            complete(r, ud, res, flags);
+        } else if (ud == PBS_UD_KICK) {
+            r->kick_armed = false;
+            if (res == -EINVAL || res == -EOPNOTSUPP) /* before Linux 6.7 */
+                r->kickable = false;
+        }
+    }
+    return n;
+}
+
+/* Re-arms the kick with the value that was read before the list was looked at. */
+static void arm_kick(struct pbs_ring *r, unsigned seen)
+{
+    struct io_uring_sqe *sqe;
+
+    if (r->kick_armed || !r->kickable)
+        return;
+    sqe = pbs_ring_sqe(r);
+    if (!sqe)
+        return;
+    io_uring_prep_futex_wait(sqe, (uint32_t *)&r->kick, seen, FUTEX_BITSET_MATCH_ANY,
+                             FUTEX2_SIZE_U32 | FUTEX2_PRIVATE, 0);
+    sqe->user_data = PBS_UD_KICK;
+    r->kick_armed = true;
+}
+
+/* Announces the enter and prepares what must come first. In a critical section. */
+static unsigned announce(struct pbs_ring *r, bool kickable)
+{
+    unsigned kick;
+
+    pbs_pbuf_refill(&r->pool);
+    atomic_store(&r->in_enter, 1); /* seq_cst: partner is pbs_ring_revoke's look */
+    kick = atomic_load(&r->kick);
+    if (pbs_ring_serve_revokes(r))
+        r->cancelling = true;
+    if (kickable)
+        arm_kick(r, kick);
+    return flush(r);
+}
+
+void pbs_ring_leave(struct pbs_ring *r)
+{
+    atomic_store(&r->in_enter, 0); /* seq_cst: partner is the revoker's waiters++ */
+    if (pbs_unlikely(atomic_load(&r->waiters))) {
+        atomic_fetch_add(&r->answers, 1);
+        pbs_futex_wake(&r->answers);
+    }
+}
+
+/* Enters without sleeping. In a critical section. */
+unsigned pbs_ring_enter_now(struct pbs_ring *r)
+{
+    unsigned todo = announce(r, false);
+
+    pbs_enter_call(r->uring.enter_ring_fd, todo, 0,
+                   IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING, NULL, 0, &no_signal);
+    pbs_count(r->owner, kernel_entries);
+    return pbs_ring_reap(r);
+}
+
+unsigned pbs_ring_drain(struct pbs_ring *r)
+{
+    struct pbs_thread *self = r->owner;
+    unsigned n;
+
+    pbs_crit_enter(self);
+    n = pbs_ring_enter_now(r);
+    pbs_ring_finish_revokes(r);
+    pbs_ring_leave(r);
+    pbs_crit_leave(self);
+    return n;
+}
+
+void pbs_ring_interrupt(struct pbs_thread *self)
+{
+    struct pbs_ring *r = self->ring;
+
+    if (!r || !atomic_load(&r->in_enter))
+        return;
+    pbs_crit_enter(self);
+    pbs_ring_reap(r);
+    pbs_ring_leave(r);
+    pbs_crit_leave(self);
+}
+
+static void cancelled(void *arg)
+{
+    struct pbs_thread *self = arg;
+
+    self->cancel_async = false;
+    atomic_store(&self->broken, atomic_exchange(&self->waiting, NULL));
+    atomic_fetch_add(&pbs_attention, 1);
+    pbs_ring_interrupt(self);
+}
+
+/* The sleep itself. glibc interrupts a thread in cancel type deferred by no signal (2.36), so the
+ * type is asynchronous around the call, as in glibc's own cancellation points. */
+static long sleep_in(struct pbs_ring *r, unsigned todo, unsigned flags,
+                     struct io_uring_getevents_arg *arg)
+{
+    struct pbs_thread *self = r->owner;
+    int type;
+    long ret;
+
+    pthread_cleanup_push(cancelled, self);
+    self->cancel_async = true;
+    pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+    ret = pbs_enter_call(r->uring.enter_ring_fd, todo, 1,
+                         IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING | flags, arg,
+                         arg ? sizeof(*arg) : 0, &self->wait_signal);
+    pthread_setcanceltype(type, NULL);
+    self->cancel_async = false;
+    pthread_cleanup_pop(0);
+    return ret;
+}
+
+int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first)
+{
+    struct pbs_thread *self = r->owner;
+    struct __kernel_timespec ts;
+    struct io_uring_getevents_arg arg = {.ts = (uintptr_t)&ts};
+    unsigned todo;
+    long ret = 0;
+
+    pbs_crit_enter(self);
+    todo = announce(r, true);
+    if (todo && submit_first) {
+        submit(r);
+        todo = 0;
+    }
+    if (deadline) {
+        int64_t left = deadline - pbs_now_ns();
+
+        if (left <= 0) {
+            ret = -ETIME;
+            left = 0;
+        }
+        ts.tv_sec = left / 1000000000;
+        ts.tv_nsec = left % 1000000000;
+    }
+    if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed))
+        ret = -EINTR;
+    if (!ret) {
+        pbs_crit_leave(self);
+        ret = sleep_in(r, todo, deadline ? IORING_ENTER_EXT_ARG : 0, deadline ? &arg : NULL);
+        pbs_crit_enter(self);
+        pbs_count(self, kernel_entries);
+    }
+    pbs_ring_reap(r);
+    pbs_ring_finish_revokes(r);
+    pbs_ring_leave(r);
+    pbs_crit_leave(self);
+    return ret == -EINTR || ret == -ETIME ? (int)ret : 0;
+}
+
+void pbs_ring_cancel(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why)
+{
+    struct pbs_thread *self = r->owner;
+    unsigned enters = 0;
+    uint64_t rid = 0;
+
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (s->ring == r && s->armed) {
+        rid = s->rid;
+        pbs_ring_cancel_sqe(r, rid);
+        pbs_count(self, cancels);
+        self->stats.cancel[why]++;
+    }
+    pbs_unlock(&s->file.lock);
+    /* Complete only when the terminal completion has been reaped: with 64 items pending that took
+     * 3 enters (Linux 6.18). */
+    while (rid && find(r, rid)) {
+        bool armed;
+
+        pbs_ring_enter_now(r);
+        pbs_lock(&s->file.lock);
+        armed = s->ring == r && s->rid == rid && s->armed;
+        if (armed && enters && enters % 64 == 0)
+            pbs_ring_cancel_sqe(r, rid); /* the first one may have found the queue full */
+        pbs_unlock(&s->file.lock);
+        if (!armed)
+            break;
+        enters++;
+        PBS_ASSERT(enters < MAX_CANCEL_ENTERS);
+    }
+    pbs_ring_finish_revokes(r);
+    pbs_ring_leave(r);
+    pbs_crit_leave(self);
+}
+
+void pbs_ring_cancel_orphan(struct pbs_ring *r, struct pbs_sock *s)
+{
+    bool orphan;
+
+    pbs_crit_enter(r->owner);
+    pbs_lock(&s->file.lock);
+    orphan = s->ring == r && s->armed && !s->file.nfds;
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(r->owner);
+    if (orphan)
+        pbs_ring_cancel(r, s, PBS_WHY_close);
+}
+
+/* Does this kernel have FUTEX_WAIT in rings? Armed with a value that the word does not have, it
+ * ends at once with -EAGAIN; -EINVAL before Linux 6.7. */
+void pbs_ring_probe_kick(struct pbs_ring *r)
+{
+    r->kickable = true;
+    r->kick_armed = false;
+    arm_kick(r, atomic_load(&r->kick) + 1);
+    pbs_ring_enter_now(r);
+    pbs_ring_leave(r);
+}
+
+bool pbs_ring_can_sleep(const struct pbs_ring *r)
+{
+    return r->kickable || __libc_single_threaded;
+}

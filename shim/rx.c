@@ -1,0 +1,337 @@
+#include "rx.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+#include "conf.h"
+#include "real.h"
+#include "user.h"
+
+/* What take() found. Positive: bytes. Small negative: -errno. */
+enum { NOTHING = 0, STALE = -200001, AGAIN = -200002 };
+
+/* Flags that do not change what a receive on TCP does when bytes are held. */
+#define SIMPLE (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC | MSG_WAITFORONE | PBS_RX_READ)
+
+/*
+ * Step 1: bytes that we hold, then the error that we hold. pinned: this thread sleeps for s, which
+ * is then what the call is about even if its number is gone.
+ */
+static inline ssize_t take(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                           long long flags, bool pinned)
+{
+    size_t n = atomic_load_explicit(&s->held, memory_order_relaxed), left = dst->left;
+    ssize_t r = NOTHING;
+
+    if (n > left)
+        n = left;
+    if (n && !(flags & MSG_TRUNC) && pbs_unlikely(!pbs_rx_prove(self, dst, n)))
+        return -EFAULT;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (pbs_unlikely(!pinned && !pbs_fdtab_is(fd, &s->file))) {
+        r = STALE;
+        goto out;
+    }
+    if (n) {
+        if (pbs_unlikely(flags & MSG_TRUNC)) {
+            size_t gone = pbs_sock_drop(s, n, pbs_ring_home, s);
+
+            pbs_dst_advance(dst, gone);
+            r = (ssize_t)gone;
+        } else {
+            dst->left = n; /* what is proved, whatever has arrived since */
+            r = (ssize_t)pbs_sock_take(s, dst, pbs_ring_home, s);
+            dst->left = left - (size_t)r;
+        }
+        if (!s->pieces && !s->armed)
+            pbs_ring_forget(s);
+    } else if (!s->pieces && s->error) {
+        r = dst->done ? -EIO : -pbs_sock_take_error(s); /* bytes done win, the error stays */
+    }
+out:
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    return r;
+}
+
+bool pbs_rx_prove(struct pbs_thread *self, const struct pbs_dst *dst, size_t n)
+{
+    size_t off = dst->off;
+
+    for (const struct iovec *iov = dst->iov; n; iov++) {
+        size_t k = iov->iov_len - off;
+
+        if (k > n)
+            k = n;
+        if (k && !pbs_user_writable(self, (char *)iov->iov_base + off, k))
+            return false;
+        n -= k;
+        off = 0;
+    }
+    return true;
+}
+
+/* This thread no longer sleeps for s. If its number went away meanwhile, so does its request. */
+static void unpin(struct pbs_thread *self, struct pbs_sock *s)
+{
+    bool armed;
+
+    if (!atomic_exchange(&self->waiting, NULL))
+        return; /* a handler broke the wait; its trampoline left the rest to pbs_attend */
+    if (pbs_likely(s->file.nfds))
+        return;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    armed = s->armed;
+    if (!armed) {
+        pbs_sock_drop(s, s->held, pbs_ring_home, s);
+        pbs_ring_forget(s);
+        pbs_sock_put(s);
+    } else {
+        pbs_unlock(&s->file.lock);
+    }
+    pbs_crit_leave(self);
+    if (armed) {
+        pbs_ring_cancel(self->ring, s, PBS_WHY_close);
+        pbs_crit_enter(self);
+        pbs_lock(&s->file.lock);
+        if (s->file.kind == PBS_FILE_SOCK && !s->file.nfds && !s->armed) {
+            pbs_sock_drop(s, s->held, pbs_ring_home, s);
+            pbs_ring_forget(s);
+            pbs_sock_put(s);
+        } else {
+            pbs_unlock(&s->file.lock);
+        }
+        pbs_crit_leave(self);
+    }
+}
+
+/*
+ * Steps 2 and 3 for a call that may not sleep: run deferred work if there is any, bounded, so that
+ * a fast sender cannot keep us. True: s is empty as far as anybody was ever told, so EAGAIN.
+ */
+static bool look(struct pbs_thread *self, struct pbs_sock *s)
+{
+    struct pbs_ring *r = self->ring;
+    unsigned passes = r->armed / 20 + 2;
+
+    while (pbs_ring_pending(r) && passes-- && !pbs_sock_holds(s) && s->armed)
+        pbs_ring_drain(r);
+    return s->armed && s->dry_epoch == self->ready_epoch && !pbs_ring_pending(r);
+}
+
+/*
+ * Step 4: sleep in the ring. Returns 0 to look again, -errno to end with, AGAIN to start over with
+ * the number, as the kernel's restarted system call would.
+ */
+static ssize_t sleep_once(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
+                          int64_t deadline)
+{
+    int r = pbs_ring_wait(self->ring, deadline, deadline || dst->done);
+    unsigned sig = atomic_load_explicit(&self->wait_signal, memory_order_relaxed);
+
+    if (pbs_sock_holds(s))
+        return 0;
+    if (sig != PBS_SIG_NONE || r == -EINTR) {
+        if (deadline || sig == PBS_SIG_INTERRUPT || dst->done)
+            return -EINTR;
+        return AGAIN;
+    }
+    return r == -ETIME ? -EAGAIN : 0;
+}
+
+enum armed { ARMED, PLAIN, GONE, ELSEWHERE };
+
+/* Sees to it that s is armed here, and pins it if the call may sleep. */
+static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, bool nonblock,
+                          bool pinned, bool *sleeps)
+{
+    enum armed verdict = PLAIN;
+
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    *sleeps = !nonblock && !(s->state == PBS_ADOPTED && s->nonblock);
+    if (!pbs_fdtab_is(fd, &s->file)) {
+        verdict = !pinned ? ELSEWHERE : s->armed ? ARMED : GONE;
+    } else if (pbs_sock_holds(s)) {
+        verdict = ARMED; /* came meanwhile */
+    } else if (pbs_adopt(self, s, fd, *sleeps)) {
+        verdict = ARMED;
+        *sleeps = !nonblock && !s->nonblock;
+    } else if (!pbs_fdtab_is(fd, &s->file)) {
+        verdict = ELSEWHERE;
+    }
+    if (verdict == ARMED && *sleeps && !pinned) {
+        atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
+        atomic_store(&self->waiting, s);
+    }
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    return verdict;
+}
+
+static ssize_t count_served(struct pbs_thread *self, struct pbs_sock *s, ssize_t r)
+{
+    pbs_count(self, served_calls);
+    s->tally.served++;
+    if (r > 0)
+        pbs_count_n(self, served_bytes, r);
+    return r;
+}
+
+/* With nothing done, r; else the bytes done, which win over any error. */
+static ssize_t done_or(struct pbs_thread *self, struct pbs_sock *s, const struct pbs_dst *dst,
+                       ssize_t r)
+{
+    return count_served(self, s, dst->done ? (ssize_t)dst->done : r);
+}
+
+/* The record does not pay (policy auto): back to plain calls, with back-off. */
+static void step_back(struct pbs_thread *self, struct pbs_sock *s)
+{
+    pbs_ring_cancel(self->ring, s, PBS_WHY_policy);
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (s->state == PBS_ADOPTED)
+        s->state = PBS_WATCHED;
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+}
+
+static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd,
+                             struct pbs_dst *dst, long long flags)
+{
+    bool pinned = false, sleeps = true, all = flags & MSG_WAITALL;
+    int64_t deadline = 0;
+    ssize_t r;
+
+    for (;;) {
+        r = take(self, s, fd, dst, flags, pinned);
+        if (r == STALE) {
+            r = AGAIN;
+            break;
+        }
+        if (r < 0 || (r > 0 && !(all && dst->left))) {
+            r = done_or(self, s, dst, r);
+            break;
+        }
+        switch (prepare(self, s, fd, flags & MSG_DONTWAIT, pinned, &sleeps)) {
+        case ELSEWHERE:
+            r = dst->done ? done_or(self, s, dst, 0) : AGAIN;
+            goto out;
+        case GONE: /* its number is gone and its request has ended: end of file, if nothing better */
+            r = done_or(self, s, dst, 0);
+            goto out;
+        case PLAIN:
+            r = dst->done ? pbs_rx_rest(self, s, fd, dst, deadline, sleeps) : PBS_RX_PASS;
+            goto out;
+        case ARMED:
+            break;
+        }
+        if (pbs_sock_holds(s))
+            continue;
+        if (!sleeps) {
+            bool dry = look(self, s);
+
+            if (pbs_sock_holds(s))
+                continue;
+            r = dst->done || dry ? done_or(self, s, dst, -EAGAIN) : PBS_RX_PASS;
+            break;
+        }
+        pinned = true;
+        if (s->timeout && !deadline)
+            deadline = pbs_now_ns() + s->timeout;
+        r = sleep_once(self, s, dst, deadline);
+        if (r) {
+            if (r != AGAIN)
+                r = done_or(self, s, dst, r);
+            break;
+        }
+        if (pbs_policy_wakeup(&s->tally, pbs_conf.policy))
+            step_back(self, s);
+    }
+out:
+    if (pinned || atomic_load_explicit(&self->waiting, memory_order_relaxed) == s)
+        unpin(self, s);
+    return r;
+}
+
+/* len 0: recv() looks whether there is something and sleeps if not; read() asks for nothing. */
+static ssize_t nothing_wanted(struct pbs_thread *self, struct pbs_sock *s, long long flags)
+{
+    int err;
+
+    if ((flags & PBS_RX_READ) || !pbs_sock_holds(s))
+        return PBS_RX_PASS;
+    if (s->held)
+        return 0;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    err = pbs_sock_take_error(s);
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    return err ? -err : PBS_RX_PASS;
+}
+
+ssize_t pbs_rx(int fd, struct pbs_file *f, struct pbs_dst *dst, long long flags)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    struct pbs_sock *s;
+    ssize_t r;
+
+    if (pbs_unlikely(!self))
+        return PBS_RX_PASS;
+    pbs_attend();
+    pthread_testcancel();
+again:
+    if (pbs_unlikely(!f || f->kind != PBS_FILE_SOCK))
+        return PBS_RX_PASS;
+    s = (struct pbs_sock *)f;
+    if (pbs_unlikely(atomic_load_explicit(&s->user, memory_order_relaxed) != self->id))
+        pbs_touch(self, s);
+    pbs_count(self, receives);
+    if (pbs_likely(!(flags & ~SIMPLE) && s->held && dst->left)) {
+        r = take(self, s, fd, dst, flags, false);
+        if (pbs_likely(r > 0))
+            return count_served(self, s, r);
+    }
+    if (flags & (MSG_OOB | MSG_ERRQUEUE)) {
+        pbs_release(self, s, PBS_WHY_oob);
+        return PBS_RX_PASS;
+    }
+    if (!dst->left)
+        return nothing_wanted(self, s, flags);
+    r = flags & MSG_PEEK ? pbs_rx_peek(self, s, fd, dst, (int)flags)
+                         : slow(self, s, fd, dst, flags);
+    if (r == AGAIN) {
+        pbs_attend();
+        f = pbs_fdtab_find(fd);
+        goto again;
+    }
+    return r;
+}
+
+ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
+{
+    struct pbs_sock *s = (struct pbs_sock *)f;
+    struct pbs_thread *self = pbs_self;
+    int err = errno;
+
+    if (!self || f->kind != PBS_FILE_SOCK)
+        return r;
+    pbs_count(self, kernel_entries);
+    if (atomic_load_explicit(&s->user, memory_order_relaxed) != self->id)
+        return r;
+    if (flags & MSG_PEEK) {
+        if (r > 0)
+            self->ready_epoch++; /* it was told that there are bytes */
+        return r;
+    }
+    if (r < 0 && err == EAGAIN)
+        s->dry_epoch = self->ready_epoch;
+    if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r) &&
+        pbs_conf.policy == PBS_POLICY_NEVER)
+        pbs_count(self, would_save);
+    return r;
+}

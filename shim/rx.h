@@ -1,0 +1,81 @@
+/*
+ * The story of a receive. Everything that consumes bytes of a socket of ours comes through here.
+ * Any thread, no lock held; handlers may call it too (async-signal-safe).
+ */
+#ifndef PBS_RX_H
+#define PBS_RX_H
+
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include "fdtab.h"
+#include "ring.h"
+#include "sock.h"
+#include "thread.h"
+
+/* Verdict "not ours": make the plain call, then tell pbs_rx_after(). No errno has this value. */
+#define PBS_RX_PASS ((ssize_t)-100000)
+
+/* Beside the MSG_ flags: the call is read() or its kin, for which len 0 asks for nothing. */
+#define PBS_RX_READ (1LL << 32)
+
+/*
+ * Receives into dst. Returns the bytes (0: end of file), -errno, or PBS_RX_PASS with dst
+ * untouched. A cancellation point. dst->left is at most SSIZE_MAX.
+ */
+ssize_t pbs_rx(int fd, struct pbs_file *f, struct pbs_dst *dst, long long flags);
+
+/* The plain call on fd's record f gave r (and errno, if -1). Returns r; errno is kept. */
+ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r);
+
+/* One buffer instead of an iovec array. */
+static inline ssize_t pbs_rx_buf(int fd, struct pbs_file *f, void *buf, size_t len, long long flags)
+{
+    struct iovec iov = {buf, len};
+    struct pbs_dst dst = {.iov = &iov, .n = 1, .left = len};
+
+    return pbs_rx(fd, f, &dst, flags);
+}
+
+/* ---- adopting and giving up (adopt.c) ---- */
+
+/* This thread uses s. The second thread to do so ends its adoption for good. */
+void pbs_touch(struct pbs_thread *self, struct pbs_sock *s);
+
+/* Nothing of s is armed afterwards, and never again. What is held stays held. */
+void pbs_release(struct pbs_thread *self, struct pbs_sock *s, enum pbs_reason why);
+
+/* As pbs_release, by number; nothing happens if fd is no socket of ours. */
+void pbs_release_fd(int fd, enum pbs_reason why);
+
+/* Before a fork or a spawn: no request is in the kernel and none is made until pbs_thaw(). */
+void pbs_freeze(enum pbs_reason why);
+void pbs_thaw(void);
+
+/*
+ * Adopts s if policy and kernel allow, and arms it. s locked, this thread its user; may unlock in
+ * between. True: a request of s is armed on this thread's ring.
+ */
+bool pbs_adopt(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blocking);
+
+/* Gives s up for good, counted. s locked. */
+void pbs_pass(struct pbs_thread *self, struct pbs_sock *s, enum pbs_reason why);
+
+/* Reads SO_RCVTIMEO in ns; 0: none. */
+int64_t pbs_ask_timeout(int fd);
+
+/* ---- the rare ways (rx_odd.c) ---- */
+
+/* MSG_PEEK: what is held, then what the kernel has. */
+ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                    int flags);
+
+/* MSG_WAITALL with some bytes done and nothing armed: the rest by plain means, without blocking
+ * beyond deadline (0: none). Returns dst->done. */
+ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                    int64_t deadline, bool blocking);
+
+/* The first n bytes that dst has room for can be written. */
+bool pbs_rx_prove(struct pbs_thread *self, const struct pbs_dst *dst, size_t n);
+
+#endif

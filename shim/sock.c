@@ -1,0 +1,176 @@
+#include "sock.h"
+
+#include <string.h>
+#include <utlist.h>
+
+static struct pbs_lock free_lock;
+static struct pbs_sock *free_list; /* guarded by free_lock */
+
+struct pbs_sock *pbs_sock_get(void)
+{
+    struct pbs_sock *s;
+
+    pbs_lock(&free_lock);
+    s = free_list;
+    if (s)
+        free_list = s->next_free;
+    pbs_unlock(&free_lock);
+    if (!s)
+        s = pbs_mem_get(sizeof(*s));
+    if (!s)
+        return NULL;
+    /* The lock is left alone: a thread with a stale pointer may hold it for a moment. */
+    pbs_lock(&s->file.lock);
+    memset((char *)s + sizeof(struct pbs_lock), 0, sizeof(*s) - sizeof(struct pbs_lock));
+    s->file.kind = PBS_FILE_SOCK;
+    s->fd = -1;
+    pbs_unlock(&s->file.lock);
+    return s;
+}
+
+void pbs_sock_put(struct pbs_sock *s)
+{
+    PBS_ASSERT(!s->file.nfds && !s->ring && !s->armed && !s->pieces && !s->items);
+    s->file.kind = PBS_FILE_FREE;
+    pbs_unlock(&s->file.lock);
+    pbs_lock(&free_lock);
+    s->next_free = free_list;
+    free_list = s;
+    pbs_unlock(&free_lock);
+}
+
+static void hold_count(struct pbs_sock *s, struct pbs_piece *piece)
+{
+    struct pbs_hold *h;
+
+    HASH_FIND(hh, s->holds, &piece->bid, sizeof(piece->bid), h);
+    if (h) {
+        h->refs++;
+        return;
+    }
+    piece->hold.bid = piece->bid;
+    piece->hold.refs = 1;
+    /* Out of memory: the piece goes home all the same when it is consumed, uncounted. */
+    HASH_ADD(hh, s->holds, bid, sizeof(piece->hold.bid), &piece->hold);
+}
+
+/* True when the socket holds no further piece of that buffer. */
+static bool hold_drop(struct pbs_sock *s, uint32_t bid)
+{
+    struct pbs_hold *h;
+
+    HASH_FIND(hh, s->holds, &bid, sizeof(bid), h);
+    if (!h)
+        return true;
+    if (--h->refs)
+        return false;
+    HASH_DEL(s->holds, h);
+    return true;
+}
+
+void pbs_sock_hold(struct pbs_sock *s, struct pbs_piece *piece)
+{
+    PBS_ASSERT(piece->len > 0);
+    DL_APPEND(s->pieces, piece);
+    if (piece->bid != PBS_NO_BID)
+        hold_count(s, piece);
+    atomic_store_explicit(&s->held,
+                          atomic_load_explicit(&s->held, memory_order_relaxed) + piece->len,
+                          memory_order_relaxed);
+}
+
+static void consume(struct pbs_sock *s, struct pbs_piece *piece, size_t n, pbs_home_fn *home,
+                    void *ctx)
+{
+    PBS_ASSERT(n <= piece->len);
+    atomic_store_explicit(&s->held, atomic_load_explicit(&s->held, memory_order_relaxed) - n,
+                          memory_order_relaxed);
+    piece->data += n;
+    piece->len -= n;
+    if (piece->len)
+        return;
+    DL_DELETE(s->pieces, piece);
+    if (piece->bid == PBS_NO_BID || hold_drop(s, piece->bid))
+        home(ctx, piece);
+}
+
+void pbs_dst_advance(struct pbs_dst *dst, size_t n)
+{
+    PBS_ASSERT(n <= dst->left);
+    dst->left -= n;
+    dst->done += n;
+    while (dst->n && dst->iov->iov_len - dst->off <= n) {
+        n -= dst->iov->iov_len - dst->off;
+        dst->iov++;
+        dst->n--;
+        dst->off = 0;
+    }
+    dst->off += n;
+}
+
+/* Copies as much of [data, data + len) as dst has room for. */
+static size_t scatter(struct pbs_dst *dst, const uint8_t *data, size_t len)
+{
+    size_t done = 0;
+
+    while (done < len && dst->left) {
+        size_t room = dst->iov->iov_len - dst->off, n = len - done;
+
+        if (n > room)
+            n = room;
+        if (n > dst->left)
+            n = dst->left;
+        memcpy((char *)dst->iov->iov_base + dst->off, data + done, n);
+        done += n;
+        pbs_dst_advance(dst, n);
+    }
+    return done;
+}
+
+size_t pbs_sock_take(struct pbs_sock *s, struct pbs_dst *dst, pbs_home_fn *home, void *ctx)
+{
+    struct pbs_piece *piece;
+    size_t done = 0;
+
+    while (dst->left && (piece = s->pieces)) {
+        size_t n = scatter(dst, piece->data, piece->len);
+
+        consume(s, piece, n, home, ctx);
+        done += n;
+    }
+    return done;
+}
+
+size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst)
+{
+    struct pbs_piece *piece;
+    size_t done = 0;
+
+    DL_FOREACH(s->pieces, piece)
+    {
+        if (!dst->left)
+            break;
+        done += scatter(dst, piece->data, piece->len);
+    }
+    return done;
+}
+
+size_t pbs_sock_drop(struct pbs_sock *s, size_t n, pbs_home_fn *home, void *ctx)
+{
+    struct pbs_piece *piece;
+    size_t done = 0;
+
+    while (done < n && (piece = s->pieces)) {
+        size_t k = piece->len < n - done ? piece->len : n - done;
+
+        consume(s, piece, k, home, ctx);
+        done += k;
+    }
+    return done;
+}
+
+void pbs_sock_reset(void)
+{
+    pbs_unlock(&free_lock);
+    free_list = NULL;
+}

@@ -1,0 +1,154 @@
+/*
+ * One open socket: which bytes of it we hold, in order; the error that we hold; its state.
+ * Pure logic: no system call here.
+ *
+ *   WATCHED --adopt--> ADOPTED <----------------------------+
+ *      |                  | armed = 0: IDLE                 |
+ *      |                  | armed > 0: ARMED, one multishot | give up, back-off (policy auto)
+ *      | not eligible     |            request in one ring  |
+ *      v                  v                                 |
+ *     PASS <--release-- (cancel) --------------------> WATCHED
+ *
+ * DRAINING is no state of its own: a record that is not armed and still holds bytes (held > 0) or
+ * an error (error != 0). What is held is served first in every state; with nothing held and nothing
+ * armed the plain call is right in every state.
+ *
+ * End of file is never stored: the kernel repeats it. An error that the ring has consumed is, and
+ * is given once.
+ *
+ * Guard: file.lock, for all fields but those marked otherwise. Records are type-stable: a stale
+ * pointer may be locked, then pbs_fdtab_is() says whether it still stands for the number.
+ */
+#ifndef PBS_SOCK_H
+#define PBS_SOCK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base.h"
+#include "policy.h"
+
+#define HASH_NONFATAL_OOM 1
+#include "uthash_mem.h"
+
+enum pbs_file_kind { PBS_FILE_FREE, PBS_FILE_SOCK, PBS_FILE_EPOLL };
+
+/* What the fd table points to. */
+struct pbs_file {
+    struct pbs_lock lock;
+    unsigned kind; /* enum pbs_file_kind; does not change while nfds > 0 */
+    unsigned nfds; /* fd numbers of this process that stand for it */
+};
+
+enum pbs_state { PBS_WATCHED, PBS_ADOPTED, PBS_PASS };
+
+#define PBS_NO_BID 0xffffffffU
+
+/* How many pieces of one buffer a socket holds. Touched when bytes arrive and when they are gone. */
+struct pbs_hold {
+    uint32_t bid;
+    uint32_t refs;
+    UT_hash_handle hh;
+};
+
+/* A run of held bytes, in arrival order in its socket's queue. */
+struct pbs_piece {
+    const uint8_t *data; /* first byte not yet consumed */
+    size_t len;          /* > 0 while queued */
+    uint32_t bid;        /* buffer of the ring's pool; PBS_NO_BID: memory of our own */
+    size_t own_size;     /* then: what to unmap, from the piece on */
+    struct pbs_hold hold; /* used by the first piece of a buffer that a socket holds */
+    struct pbs_piece *prev, *next;
+};
+
+struct pbs_ring;
+struct pbs_item;
+
+struct pbs_sock {
+    struct pbs_file file;
+
+    enum pbs_state state;
+    bool tcp;        /* AF_INET or AF_INET6, SOCK_STREAM, IPPROTO_TCP */
+    bool listening;
+    bool nonblock;   /* O_NONBLOCK, known while ADOPTED */
+    int64_t timeout; /* SO_RCVTIMEO in ns, 0 none, known while ADOPTED */
+    uint64_t born;   /* fork generation before the call that made it */
+    int fd;          /* one number that stands for it, for calls about it while adopted */
+
+    _Atomic(uint64_t) user; /* id of the one thread that uses it; 0 none yet. Any thread by CAS */
+
+    /* Bytes held, sum of pieces' len. Written under the lock; peeked at without it. */
+    _Atomic(size_t) held;
+    struct pbs_piece *pieces;
+    struct pbs_hold *holds;
+    _Atomic(int) error; /* consumed by the ring, not yet given; 0 none */
+
+    /* Membership in a ring: while armed or while pieces lie in its buffers. */
+    struct pbs_ring *ring;
+    uint64_t rid;       /* key in the ring's table; a new one for each arming */
+    bool armed;
+    bool revoked;       /* on the ring's revoke list; guarded, with the next two, by ring->lock */
+    int revoke_reason;  /* enum pbs_reason, for the count */
+    struct pbs_sock *revoke_next;
+    UT_hash_handle hh;  /* in ring->socks; guarded by ring->lock */
+
+    /* User thread alone. */
+    uint64_t dry_epoch; /* thread's ready_epoch when it was last seen empty */
+    struct pbs_tally tally;
+
+    struct pbs_item *items; /* memberships in epoll instances */
+
+    struct pbs_sock *next_free;
+};
+
+/* Where received bytes go: an iovec array, consumed from the front. */
+struct pbs_dst {
+    const struct iovec *iov;
+    unsigned n;
+    size_t off;  /* bytes of iov[0] already filled */
+    size_t left; /* bytes that may still be filled, over all */
+    size_t done; /* bytes filled */
+};
+
+/* Takes a piece that is consumed: its buffer goes home, its own memory is freed. */
+typedef void pbs_home_fn(void *ctx, struct pbs_piece *piece);
+
+/* A new record, unlocked, WATCHED, nfds 0. NULL when out of memory. */
+struct pbs_sock *pbs_sock_get(void);
+
+/* nfds 0, not in a ring, nothing held. Caller holds the lock; it is released. */
+void pbs_sock_put(struct pbs_sock *s);
+
+/* Queues a piece behind what is held and counts its buffer. Never fails: no byte may be lost. */
+void pbs_sock_hold(struct pbs_sock *s, struct pbs_piece *piece);
+
+/* Copies held bytes in order to dst, at most dst->left, and consumes them. Returns the count. */
+size_t pbs_sock_take(struct pbs_sock *s, struct pbs_dst *dst, pbs_home_fn *home, void *ctx);
+
+/* The same without consuming. */
+size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst);
+
+/* Consumes up to n held bytes without copying. Returns the count. */
+size_t pbs_sock_drop(struct pbs_sock *s, size_t n, pbs_home_fn *home, void *ctx);
+
+/* Takes the held error: 0 or a positive errno, once. */
+static inline int pbs_sock_take_error(struct pbs_sock *s)
+{
+    return atomic_exchange_explicit(&s->error, 0, memory_order_relaxed);
+}
+
+/* Something of it is held: it is readable whatever the kernel says. Any thread, as a hint. */
+static inline bool pbs_sock_holds(struct pbs_sock *s)
+{
+    return atomic_load_explicit(&s->held, memory_order_relaxed) ||
+           atomic_load_explicit(&s->error, memory_order_relaxed);
+}
+
+/* Advances dst over n bytes that somebody else has filled. */
+void pbs_dst_advance(struct pbs_dst *dst, size_t n);
+
+/* In a forked child: forgets all records; their memory stays with the parent's image. */
+void pbs_sock_reset(void);
+
+#endif

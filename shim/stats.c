@@ -1,0 +1,99 @@
+#include "stats.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base.h"
+#include "conf.h"
+
+#define ERRNOS 140
+
+static struct pbs_lock lock;
+static struct pbs_stats sum; /* guarded by lock */
+static atomic_uint ring_error[ERRNOS];
+static atomic_bool written;
+
+static void add(struct pbs_stats *to, const struct pbs_stats *s)
+{
+    for (unsigned i = 0; i < PBS_COUNTERS; i++)
+        to->n[i] += s->n[i];
+    for (unsigned i = 0; i < PBS_REASONS; i++) {
+        to->pass[i] += s->pass[i];
+        to->cancel[i] += s->cancel[i];
+    }
+}
+
+void pbs_stats_merge(const struct pbs_stats *s)
+{
+    pbs_lock(&lock);
+    add(&sum, s);
+    pbs_unlock(&lock);
+}
+
+void pbs_stats_ring_error(int err)
+{
+    if (err > 0 && err < ERRNOS)
+        atomic_fetch_add_explicit(&ring_error[err], 1, memory_order_relaxed);
+}
+
+void pbs_stats_reset(void)
+{
+    pbs_unlock(&lock);
+    memset(&sum, 0, sizeof(sum));
+    for (unsigned i = 0; i < ERRNOS; i++)
+        atomic_store_explicit(&ring_error[i], 0, memory_order_relaxed);
+    atomic_store(&written, false);
+}
+
+struct out {
+    char text[8192];
+    size_t at;
+};
+
+static void line(struct out *o, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void line(struct out *o, const char *fmt, ...)
+{
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vsnprintf(o->text + o->at, sizeof(o->text) - o->at, fmt, ap);
+    va_end(ap);
+    if (n > 0 && (size_t)n < sizeof(o->text) - o->at)
+        o->at += (size_t)n;
+}
+
+void pbs_stats_write(const struct pbs_stats *live)
+{
+#define NAME(name) #name,
+    static const char *const counter_name[] = {PBS_COUNTER_LIST(NAME)};
+    static const char *const reason_name[] = {PBS_REASON_LIST(NAME)};
+    struct pbs_stats all = {0};
+    struct out o = {.at = 0};
+
+    if (!pbs_conf.stats[0] || atomic_exchange(&written, true))
+        return;
+    pbs_stats_merge(live);
+    pbs_lock(&lock);
+    add(&all, &sum);
+    pbs_unlock(&lock);
+    line(&o, "version %s\n", PBS_VERSION);
+    for (unsigned i = 0; i < PBS_COUNTERS; i++)
+        if (i != PBS_STAT_would_save || pbs_conf.policy == PBS_POLICY_NEVER)
+            line(&o, "%s %llu\n", counter_name[i], (unsigned long long)all.n[i]);
+    for (unsigned i = 0; i < PBS_REASONS; i++) {
+        if (all.pass[i])
+            line(&o, "pass_%s %llu\n", reason_name[i], (unsigned long long)all.pass[i]);
+        if (all.cancel[i])
+            line(&o, "cancel_%s %llu\n", reason_name[i], (unsigned long long)all.cancel[i]);
+    }
+    for (unsigned i = 0; i < ERRNOS; i++) {
+        unsigned n = atomic_load_explicit(&ring_error[i], memory_order_relaxed);
+
+        if (n)
+            line(&o, "ring_errno_%u %u\n", i, n);
+    }
+    pbs_conf_write(pbs_conf.stats, o.text, o.at);
+}

@@ -1,0 +1,72 @@
+#include "user.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+
+#ifndef MADV_POPULATE_READ /* Linux 5.14 */
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* In the upper half, or wrapping round: never the program's. */
+static bool absurd(const void *p, size_t n)
+{
+    uintptr_t end;
+
+    return __builtin_add_overflow((uintptr_t)p, n, &end) || end > ((uintptr_t)1 << 56);
+}
+
+static void remember(uintptr_t *cache, const void *p, size_t n)
+{
+    uintptr_t first = (uintptr_t)p >> 12, last = ((uintptr_t)p + n - 1) >> 12;
+
+    for (; first <= last; first++)
+        cache[first % PBS_PROVED] = first + 1;
+}
+
+static bool populate(const void *p, size_t n, int advice)
+{
+    uintptr_t from = (uintptr_t)p & ~(uintptr_t)4095;
+    uintptr_t to = ((uintptr_t)p + n + 4095) & ~(uintptr_t)4095;
+
+    return pbs_sys3(SYS_madvise, from, to - from, advice) == 0;
+}
+
+bool pbs_user_prove_write(struct pbs_thread *self, void *p, size_t n)
+{
+    char *at = p, *end = at + n;
+
+    if (absurd(p, n))
+        return false;
+    /*
+     * MADV_POPULATE_WRITE changes no byte and proves a range in one entry, but it does not grow a
+     * stack as a fault does, and some mappings (EINVAL) it refuses: there a call that writes one
+     * byte with the kernel's own copy-to-user decides, page by page.
+     */
+    if (!populate(p, n, MADV_POPULATE_WRITE)) {
+        while (at < end) {
+            if (pbs_sys3(SYS_getrandom, at, 1, GRND_NONBLOCK | 4 /* GRND_INSECURE, 5.6 */) != 1)
+                return false;
+            at = (char *)(((uintptr_t)at & ~(uintptr_t)4095) + 4096);
+        }
+    }
+    remember(self->proved_write, p, n);
+    return true;
+}
+
+bool pbs_user_prove_rewrite(struct pbs_thread *self, void *p, size_t n)
+{
+    if (absurd(p, n) || !populate(p, n, MADV_POPULATE_WRITE))
+        return false;
+    remember(self->proved_write, p, n);
+    return true;
+}
+
+bool pbs_user_prove_read(struct pbs_thread *self, const void *p, size_t n)
+{
+    if (absurd(p, n) || !populate(p, n, MADV_POPULATE_READ))
+        return false;
+    remember(self->proved_read, p, n);
+    return true;
+}
