@@ -110,6 +110,15 @@ void later_put(struct later_put *lp, struct pair *p, size_t n)
     later(&lp->l, act_put, lp);
 }
 
+void sleep_on_other(struct pair *other)
+{
+    struct later_put lp;
+
+    later_put(&lp, other, 1);
+    take(other, 1);
+    later_join(&lp.l);
+}
+
 static void act_kill(void *arg)
 {
     struct later_kill *lk = arg;

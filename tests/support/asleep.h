@@ -38,6 +38,12 @@ struct later_put {
 };
 void later_put(struct later_put *lp, struct pair *p, size_t n);
 
+/*
+ * Sleeps in a blocking receive on another connection until a byte comes there: whatever else this
+ * thread has under way with the kernel gets its turn meanwhile. `other` must be warm.
+ */
+void sleep_on_other(struct pair *other);
+
 /* pthread_kill() of the thread that called this, when it is asleep. */
 struct later_kill {
     struct later l;

@@ -1,0 +1,175 @@
+/*
+ * recvmsg and recvmmsg: what they write beside the bytes, and how a batch of messages ends.
+ */
+#include <string.h>
+#include <sys/uio.h>
+
+#include "asleep.h"
+#include "tcp.h"
+#include "test.h"
+
+static uint8_t buf[4096];
+
+static void test_recvmsg_noname_leaves_namelen(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with(where, 20);
+        struct iovec v = {buf, 5};
+        struct msghdr msg = {.msg_namelen = 77, .msg_iov = &v, .msg_iovlen = 1};
+
+        CHECK_EQ(recvmsg(p.us, &msg, 0), 5);
+        check_next(&p, buf, 5);
+        CHECK_EQ(msg.msg_namelen, 77);
+        CHECK_EQ(recvmsg(p.us, &msg, MSG_CMSG_CLOEXEC), 5);
+        check_next(&p, buf, 5);
+        CHECK_EQ(msg.msg_flags, MSG_CMSG_CLOEXEC);
+        CHECK_EQ(recvmsg(p.us, &msg, MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT), 5);
+        CHECK_EQ(msg.msg_flags, 0);
+        CHECK_EQ(recvmsg(p.us, &msg, MSG_TRUNC), 5);
+        p.got += 5;
+        CHECK_EQ(msg.msg_flags, 0);
+        take(&p, 5);
+        pair_close(&p);
+    }
+}
+
+static void test_recvmsg_at_eof_and_error_leaves_fields_as_tcp_does(void)
+{
+    struct pair p = pair_open_warm();
+    struct iovec v = {buf, 5};
+    char name[64], control[64];
+    struct msghdr msg = {.msg_name = name,
+                         .msg_namelen = 60,
+                         .msg_iov = &v,
+                         .msg_iovlen = 1,
+                         .msg_control = control,
+                         .msg_controllen = 50,
+                         .msg_flags = 0x1234};
+
+    CHECK_ERR(recvmsg(p.us, &msg, MSG_DONTWAIT), EAGAIN);
+    CHECK_EQ(msg.msg_namelen, 60);
+    CHECK_EQ(msg.msg_controllen, 50);
+    CHECK_EQ(msg.msg_flags, 0x1234);
+    peer_fin(&p);
+    CHECK_EQ(recvmsg(p.us, &msg, 0), 0);
+    CHECK_EQ(msg.msg_namelen, 0);
+    CHECK_EQ(msg.msg_controllen, 0);
+    CHECK_EQ(msg.msg_flags, 0);
+    pair_close(&p);
+}
+
+static void make_batch(struct mmsghdr mm[4], struct iovec v[4])
+{
+    memset(mm, 0, 4 * sizeof(*mm));
+    for (int i = 0; i < 4; i++) {
+        v[i] = (struct iovec){buf + 10 * i, 10};
+        mm[i].msg_hdr.msg_iov = &v[i];
+        mm[i].msg_hdr.msg_iovlen = 1;
+        mm[i].msg_len = 99;
+    }
+}
+
+static void test_recvmmsg_takes_as_many_as_there_are(void)
+{
+    for (int where = WHERE_QUEUED; where <= WHERE_HELD; where++) {
+        static const int flags[] = {MSG_DONTWAIT, MSG_WAITFORONE};
+
+        for (size_t f = 0; f < COUNT_OF(flags); f++) {
+            struct pair p = pair_open_with(where, 25);
+            struct mmsghdr mm[4];
+            struct iovec v[4];
+
+            make_batch(mm, v);
+            CHECK_EQ(recvmmsg(p.us, mm, 4, flags[f], NULL), 3);
+            CHECK_EQ(mm[0].msg_len, 10);
+            CHECK_EQ(mm[1].msg_len, 10);
+            CHECK_EQ(mm[2].msg_len, 5);
+            CHECK_EQ(mm[3].msg_len, 99);
+            check_next(&p, buf, 25);
+            CHECK_ERR(recvmmsg(p.us, mm, 4, MSG_DONTWAIT, NULL), EAGAIN);
+            CHECK_EQ(recvmmsg(p.us, mm, 0, MSG_DONTWAIT, NULL), 0);
+            pair_close(&p);
+        }
+    }
+}
+
+static void test_recvmmsg_blocks_for_each_message(void)
+{
+    struct pair p = pair_open_held(25);
+    struct mmsghdr mm[4];
+    struct iovec v[4];
+    struct later_put lp;
+
+    make_batch(mm, v);
+    later_put(&lp, &p, 3);
+    CHECK_EQ(recvmmsg(p.us, mm, 4, 0, NULL), 4);
+    CHECK_EQ(mm[2].msg_len, 5);
+    CHECK_EQ(mm[3].msg_len, 3);
+    check_next(&p, buf, 25);
+    check_next(&p, buf + 30, 3);
+    later_join(&lp.l);
+    pair_close(&p);
+}
+
+static void test_recvmmsg_at_eof_counts_empty_messages(void)
+{
+    struct pair p = pair_open_held(15);
+    struct mmsghdr mm[4];
+    struct iovec v[4];
+
+    peer_fin(&p);
+    make_batch(mm, v);
+    CHECK_EQ(recvmmsg(p.us, mm, 4, 0, NULL), 4);
+    CHECK_EQ(mm[0].msg_len, 10);
+    CHECK_EQ(mm[1].msg_len, 5);
+    CHECK_EQ(mm[2].msg_len, 0);
+    CHECK_EQ(mm[3].msg_len, 0);
+    check_next(&p, buf, 15);
+    pair_close(&p);
+}
+
+static void test_recvmmsg_error_comes_before_the_bytes(void)
+{
+    struct pair p = pair_open_held(15);
+    struct mmsghdr mm[4];
+    struct iovec v[4];
+
+    peer_reset(&p);
+    make_batch(mm, v);
+    CHECK_ERR(recvmmsg(p.us, mm, 4, 0, NULL), ECONNRESET);
+    CHECK_EQ(recvmmsg(p.us, mm, 4, 0, NULL), 4);
+    check_next(&p, buf, 15);
+    CHECK_EQ(mm[1].msg_len, 5);
+    CHECK_EQ(mm[2].msg_len, 0);
+    CHECK_EQ(mm[3].msg_len, 0);
+    pair_close(&p);
+}
+
+static void test_recvmmsg_timeout_is_counted_between_messages(void)
+{
+    struct pair p = pair_open_held(25);
+    struct mmsghdr mm[4];
+    struct iovec v[4];
+    struct timespec zero = {0, 0}, minute = {60, 0}, bad = {0, -1};
+
+    make_batch(mm, v);
+    CHECK_ERR(recvmmsg(p.us, mm, 4, 0, &bad), EINVAL);
+    CHECK_EQ(recvmmsg(p.us, mm, 4, 0, &zero), 1);
+    check_next(&p, buf, 10);
+    CHECK_EQ(recvmmsg(p.us, mm, 1, 0, &minute), 1);
+    check_next(&p, buf, 10);
+    CHECK(minute.tv_sec == 59 || minute.tv_sec == 60);
+    take(&p, 5);
+    pair_close(&p);
+}
+
+const struct test_case test_cases[] = {
+    CASE(test_recvmsg_noname_leaves_namelen),
+    CASE(test_recvmsg_at_eof_and_error_leaves_fields_as_tcp_does),
+    CASE(test_recvmmsg_takes_as_many_as_there_are),
+    CASE(test_recvmmsg_blocks_for_each_message),
+    CASE(test_recvmmsg_at_eof_counts_empty_messages),
+    CASE(test_recvmmsg_error_comes_before_the_bytes),
+    CASE(test_recvmmsg_timeout_is_counted_between_messages),
+    CASES_END,
+};
