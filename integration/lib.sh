@@ -1,0 +1,191 @@
+# Common to the scripts that run real programs; sourced, not run. Needs bash, awk, coreutils.
+#
+# LIB    the library
+# BUILD  the build tree that it comes from
+#
+# A leg is how a program is run:
+#   plain    without the library: proves that the script itself is right
+#   always   the library takes every socket it can
+#   never    the library only counts
+#   auto     the library as it is by default
+# A program run in a leg writes its counters to $work/stats.TAG/PID, where TAG is the argument that
+# follows the leg; several programs may share a tag.
+#
+# shellcheck shell=bash
+
+: "${LIB:?the library}" "${BUILD:?the build tree}"
+work=$(mktemp -d "${TMPDIR:-/tmp}/pbufshim.XXXXXX")
+pids=()
+
+cleanup() {
+    local pid
+    for pid in "${pids[@]}"; do
+        kill -KILL "$pid" 2>/dev/null || true
+    done
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+fail() {
+    printf 'FAIL: %s\n' "$*"
+    exit 1
+}
+
+skip() {
+    printf 'SKIP: %s\n' "$*"
+    exit 77
+}
+
+need() {
+    local tool
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null || skip "$tool is not installed"
+    done
+}
+
+# in_leg LEG TAG COMMAND...: becomes the command. Use it in a subshell or in the background.
+in_leg() {
+    local leg=$1 tag=$2 name runtime
+    shift 2
+    for name in $(compgen -e PBUFSHIM_ || true); do
+        unset "$name"
+    done
+    [ "$leg" != plain ] || exec "$@"
+    mkdir -p "$work/stats.$tag"
+    # A sanitizer's runtime wants to be first.
+    runtime=$(ldd "$LIB" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ { print $3; exit }')
+    exec env LD_PRELOAD="${runtime:+$runtime }$LIB" PBUFSHIM_POLICY="$leg" \
+        PBUFSHIM_STATS="$work/stats.$tag/%p" "$@"
+}
+
+# spawn LEG TAG COMMAND...: in the background; its process is $pid, its output $work/TAG.out.
+spawn() {
+    in_leg "$@" >>"$work/$2.out" 2>&1 &
+    pid=$!
+    pids+=("$pid")
+}
+
+alive() {
+    local state
+    state=$(awk '/^State:/ { print $2 }' "/proc/$1/status" 2>/dev/null) || return 1
+    [ -n "$state" ] && [ "$state" != Z ]
+}
+
+# listens_on PID PORT: whether this very process has a listening socket there.
+listens_on() {
+    local hex inode link
+    hex=$(printf '%04X' "$2")
+    for inode in $(awk -v p=":$hex\$" '$2 ~ p && $4 == "0A" { print $10 }' \
+        /proc/net/tcp /proc/net/tcp6 2>/dev/null); do
+        for link in /proc/"$1"/fd/*; do
+            [ "$(readlink "$link")" != "socket:[$inode]" ] || return 0
+        done
+    done
+    return 1
+}
+
+port_in_use() {
+    awk -v p=":$(printf '%04X' "$1")\$" '$2 ~ p { found = 1 } END { exit !found }' \
+        /proc/net/tcp /proc/net/tcp6 2>/dev/null
+}
+
+# listen LEG TAG COMMAND...: spawns a server that is told its port by the word @PORT@ and waits until
+# it listens. Sets $pid and $port. Ports are taken below the range from which the kernel gives to
+# outgoing connections; one that another process took meanwhile costs another try.
+listen() {
+    local try wait command
+    for try in 1 2 3 4 5; do
+        port=$((20000 + (RANDOM + try) % 12000))
+        ! port_in_use "$port" || continue
+        command=("${@:3}")
+        spawn "$1" "$2" "${command[@]//@PORT@/$port}"
+        for ((wait = 0; wait < 1000; wait++)); do
+            ! listens_on "$pid" "$port" || return 0
+            alive "$pid" || break
+            sleep 0.01
+        done
+    done
+    cat "$work/$2.out"
+    fail "$3 did not begin to listen"
+}
+
+# wait_for SECONDS WHAT COMMAND...: until the command succeeds.
+wait_for() {
+    local left=$(($1 * 50)) what=$2
+    shift 2
+    until "$@"; do
+        ((left-- > 0)) || fail "waited in vain for $what"
+        sleep 0.02
+    done
+}
+
+gone() {
+    ! alive "$1"
+}
+
+# ends PID SECONDS NAME: the process ends by itself, with status 0.
+ends() {
+    local status=0
+    wait_for "$2" "the end of $3" gone "$1"
+    wait "$1" || status=$?
+    [ "$status" -eq 0 ] || fail "$3 ended with status $status"
+}
+
+# stop PID NAME [STATUS]: TERM; the process must end within 10 s (with this status, if given).
+stop() {
+    local status=0
+    kill -TERM "$1" 2>/dev/null || true
+    wait_for 10 "the end of $2 after SIGTERM" gone "$1"
+    wait "$1" || status=$?
+    [ -z "${3:-}" ] || [ "$status" -eq "$3" ] || fail "$2 ended with status $status"
+}
+
+# stat_of TAG NAME: the sum of a counter over the processes with this tag.
+stat_of() {
+    cat "$work/stats.$1"/* 2>/dev/null | awk -v n="$2" '$1 == n { s += $2 } END { printf "%d", s }'
+}
+
+# served LEG TAG WHO: no false green. In leg always some byte must have come by a ring.
+served() {
+    [ "$1" != plain ] || return 0
+    local ring
+    compgen -G "$work/stats.$2/*" >/dev/null || fail "$3: the library wrote no counters"
+    ring=$(stat_of "$2" ring_bytes)
+    printf '  %s, leg %s: %s bytes by the ring, %s receives, %s kernel entries\n' "$3" "$1" "$ring" \
+        "$(stat_of "$2" receives)" "$(stat_of "$2" kernel_entries)"
+    [ "$1" != always ] || [ "$ring" -gt 0 ] || fail "false green: $3 got no byte by a ring"
+}
+
+# same WHAT A B: equal and not empty.
+same() {
+    [ -n "$2" ] || fail "$1: nothing to compare"
+    [ "$2" = "$3" ] || fail "$1: $2 is not $3"
+}
+
+# A stream of so many bytes that depends on the seed alone: AES-CTR over zeros.
+bytes() {
+    openssl enc -aes-128-ctr -nosalt -pass "pass:$1" -pbkdf2 -iter 1 -in /dev/zero 2>/dev/null |
+        head -c "$2"
+}
+
+hash_of() {
+    sha256sum | cut -c 1-64
+}
+
+# Two processors that we may use, as words; the same one twice if there is but one.
+two_cpus() {
+    awk '/^Cpus_allowed_list:/ {
+        n = split($2, part, ",")
+        for (i = 1; i <= n; i++) {
+            m = split(part[i], r, "-")
+            for (c = r[1]; c <= (m > 1 ? r[2] : r[1]); c++)
+                cpu[k++] = c
+        }
+        print cpu[0], (k > 1 ? cpu[1] : cpu[0])
+    }' /proc/self/status
+}
+
+# The median of the numbers on the input, one a line.
+median() {
+    sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+}
