@@ -45,23 +45,6 @@ static struct pair broken_pair(int way, size_t unread)
     return p;
 }
 
-static int so_error(int fd)
-{
-    int value = -1;
-    socklen_t len = sizeof(value);
-
-    MUST(getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &len));
-    return value;
-}
-
-static short poll_now(int fd, short events)
-{
-    struct pollfd pfd = {.fd = fd, .events = events};
-
-    MUST(poll(&pfd, 1, 0));
-    return pfd.revents;
-}
-
 /* After the error has been taken. */
 static void check_spent(int fd)
 {

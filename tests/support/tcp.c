@@ -208,8 +208,13 @@ void wait_tcp_state(int fd, int state)
 
 void peer_fin(struct pair *p)
 {
+    int state;
+
     MUST(shutdown(p->peer, SHUT_WR));
-    wait_tcp_state(p->us, TCP_CLOSE_WAIT);
+    do {
+        state = tcp_state(p->us);
+        test_yield();
+    } while (state != TCP_CLOSE_WAIT && state != TCP_TIME_WAIT && state != TCP_CLOSE);
 }
 
 void reset_close(int fd)
@@ -265,4 +270,21 @@ void set_timeout(int fd, int64_t ms)
     struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 
     MUST(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)));
+}
+
+int so_error(int fd)
+{
+    int value = -1;
+    socklen_t len = sizeof(value);
+
+    MUST(getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &len));
+    return value;
+}
+
+short poll_now(int fd, short events)
+{
+    struct pollfd pfd = {.fd = fd, .events = events};
+
+    MUST(poll(&pfd, 1, 0));
+    return pfd.revents;
 }

@@ -109,6 +109,8 @@ enum seen peer_sees(int fd, int64_t ms);
 
 const char *seen_name(enum seen seen);
 
+int so_error(int fd);
+short poll_now(int fd, short events);
 void set_nonblock(int fd, bool on);
 void set_timeout(int fd, int64_t ms);
 
