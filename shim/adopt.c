@@ -122,6 +122,10 @@ static bool enlist(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blo
 
     if (!pbs_policy_adopt(&s->tally, policy, blocking))
         return false;
+    if (s->impatient) {
+        pbs_pass(self, s, PBS_WHY_option);
+        return false;
+    }
     if (!s->tcp || s->listening) {
         pbs_pass(self, s, PBS_WHY_kind);
         return false;

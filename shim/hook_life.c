@@ -38,6 +38,30 @@ PBS_EXPORT int socketpair(int domain, int type, int proto, int sv[2])
     return r;
 }
 
+static struct pbs_sock *sock_of(int fd)
+{
+    struct pbs_file *f = pbs_fdtab_find(fd);
+
+    return f && f->kind == PBS_FILE_SOCK && !pbs_in_vfork_child ? (struct pbs_sock *)f : NULL;
+}
+
+/* What accept() made of fd's next connection. */
+static int accepted(int fd, int r, uint64_t gen)
+{
+    struct pbs_sock *listener, *s;
+    int saved = errno;
+
+    if (r < 0)
+        return r;
+    pbs_born_sock(r, pbs_listener_tcp(fd), gen);
+    listener = sock_of(fd);
+    s = sock_of(r);
+    if (listener && s)
+        s->impatient = listener->impatient;
+    errno = saved;
+    return r;
+}
+
 PBS_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 {
     uint64_t gen = pbs_gate_generation();
@@ -45,7 +69,7 @@ PBS_EXPORT int accept(int fd, struct sockaddr *addr, socklen_t *len)
 
     pbs_attend();
     r = real.accept(fd, addr, len);
-    return r < 0 ? r : pbs_born_sock(r, pbs_listener_tcp(fd), gen);
+    return accepted(fd, r, gen);
 }
 
 PBS_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
@@ -55,14 +79,7 @@ PBS_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 
     pbs_attend();
     r = real.accept4(fd, addr, len, flags);
-    return r < 0 ? r : pbs_born_sock(r, pbs_listener_tcp(fd), gen);
-}
-
-static struct pbs_sock *sock_of(int fd)
-{
-    struct pbs_file *f = pbs_fdtab_find(fd);
-
-    return f && f->kind == PBS_FILE_SOCK && !pbs_in_vfork_child ? (struct pbs_sock *)f : NULL;
+    return accepted(fd, r, gen);
 }
 
 PBS_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
@@ -189,6 +206,7 @@ static void push_back(struct pbs_thread *self, struct pbs_sock *s, FILE *f)
     pbs_crit_leave(self);
     for (size_t i = dst.done; i--;)
         ungetc(bytes[i], f);
+    s->pushed = dst.done;
     pbs_mem_unmap(bytes, n);
 }
 
@@ -211,8 +229,12 @@ PBS_EXPORT FILE *fdopen(int fd, const char *mode)
 
 static void close_stream(FILE *f)
 {
+    struct pbs_sock *s = f && pbs_fdtab_size ? sock_of(fileno(f)) : NULL;
     int saved = errno;
 
+    /* Had the stream read a byte of what was pushed into it, it had read all of it from the kernel. */
+    if (s && s->pushed && (size_t)(f->_IO_read_end - f->_IO_read_ptr) != s->pushed)
+        s->pushed = 0;
     if (f && pbs_fdtab_size)
         pbs_close_fd(fileno(f));
     errno = saved;

@@ -59,6 +59,7 @@ static bool ends_adoption(int level, int name)
 PBS_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_t len)
 {
     struct pbs_sock *s = sock_of(fd);
+    int64_t sec;
     int r;
 
     pbs_attend();
@@ -72,8 +73,13 @@ PBS_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_
         }
     }
     r = real.setsockopt(fd, level, name, val, len);
-    if (!r && level == SOL_SOCKET && (name == SO_RCVTIMEO_OLD || name == SO_RCVTIMEO_NEW))
+    if (!r && level == SOL_SOCKET && (name == SO_RCVTIMEO_OLD || name == SO_RCVTIMEO_NEW)) {
+        memcpy(&sec, val, sizeof(sec));
+        s->impatient = sec < 0; /* no wait at all, and getsockopt() says 0 */
         s->timeout = pbs_ask_timeout(fd);
+        if (s->impatient)
+            pbs_release_fd(fd, PBS_WHY_option);
+    }
     return r;
 }
 

@@ -34,20 +34,27 @@ static size_t clip(size_t n)
     return n > MAX_RW ? MAX_RW : n;
 }
 
+/* read() judges the whole length before it cuts it; recv() cuts first. */
+static ssize_t receive_read(int fd, struct pbs_file *f, void *buf, size_t n)
+{
+    return pbs_user_absurd(buf, n) ? PBS_RX_PASS
+                                   : pbs_rx_buf(fd, f, buf, clip(n), PBS_RX_READ);
+}
+
 PBS_EXPORT ssize_t read(int fd, void *buf, size_t n)
 {
-    return RECEIVE(fd, n, 0, pbs_rx_buf(fd, f_, buf, clip(n), PBS_RX_READ), real.read(fd, buf, n));
+    return RECEIVE(fd, n, 0, receive_read(fd, f_, buf, n), real.read(fd, buf, n));
 }
 
 PBS_EXPORT ssize_t __read(int fd, void *buf, size_t n)
 {
-    return RECEIVE(fd, n, 0, pbs_rx_buf(fd, f_, buf, clip(n), PBS_RX_READ), real.read(fd, buf, n));
+    return RECEIVE(fd, n, 0, receive_read(fd, f_, buf, n), real.read(fd, buf, n));
 }
 
 PBS_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t room)
 {
     return RECEIVE(fd, n, 0,
-                   n > room ? PBS_RX_PASS : pbs_rx_buf(fd, f_, buf, clip(n), PBS_RX_READ),
+                   n > room ? PBS_RX_PASS : receive_read(fd, f_, buf, n),
                    real.__read_chk(fd, buf, n, room));
 }
 
@@ -122,7 +129,7 @@ static ssize_t import(struct pbs_dst *dst, const struct iovec *iov, size_t n)
     if (n && !pbs_user_readable(pbs_thread_get(), iov, n * sizeof(*iov)))
         return -EFAULT;
     for (size_t i = 0; i < n; i++) {
-        if ((ssize_t)iov[i].iov_len < 0)
+        if ((ssize_t)iov[i].iov_len < 0 || pbs_user_absurd(iov[i].iov_base, iov[i].iov_len))
             return -EINVAL;
         total += iov[i].iov_len < MAX_RW - total ? iov[i].iov_len : MAX_RW - total;
     }
@@ -232,8 +239,11 @@ static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigne
     int64_t end = timeout ? pbs_now_ns() + timeout->tv_sec * INT64_C(1000000000) + timeout->tv_nsec
                           : 0;
     int err = pbs_sock_take_error(s), saved = errno;
+    socklen_t len = sizeof(err);
     unsigned got = 0;
 
+    if (!err)
+        pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_ERROR, &err, &len);
     if (err)
         return -err;
     while (got < n) {

@@ -148,7 +148,7 @@ static void last_close(struct pbs_sock *s, int fd)
 
     if (alone && s->armed)
         end_now(s, fd);
-    else if (alone && s->held)
+    else if (alone && (s->held || s->pushed))
         reset_at_close(fd);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
     pbs_sock_take_error(s);

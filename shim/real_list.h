@@ -140,4 +140,13 @@
       (nr, a, b, c, d, e, f), NONE)                                                                \
     X(int, sigaction, (int sig, const struct sigaction *act, struct sigaction *old),               \
       (sig, act, old), NONE)                                                                       \
-    X(sighandler_t, sigset, (int sig, sighandler_t disp), (sig, disp), NONE)
+    X(sighandler_t, sigset, (int sig, sighandler_t disp), (sig, disp), NONE)                       \
+    X(void *, mmap, (void *at, size_t n, int prot, int flags, int fd, off_t off),                  \
+      (at, n, prot, flags, fd, off), SYS_mmap)                                                     \
+    X(int, munmap, (void *at, size_t n), (at, n), SYS_munmap)                                      \
+    X(int, mprotect, (void *at, size_t n, int prot), (at, n, prot), SYS_mprotect)                  \
+    X(int, pkey_mprotect, (void *at, size_t n, int prot, int key), (at, n, prot, key),             \
+      SYS_pkey_mprotect)                                                                           \
+    X(void *, mremap, (void *at, size_t n, size_t want, int flags, void *to),                      \
+      (at, n, want, flags, to), SYS_mremap)                                                        \
+    X(int, shmdt, (const void *at), (at), SYS_shmdt)

@@ -141,12 +141,14 @@ static void ended(struct pbs_ring *r, struct pbs_sock *s, int res)
     r->armed--;
     if (res == 0) {
         /* End of file, or, on some 6.12 kernels, not: the plain call says which. */
+        s->at_end = true;
         give_up(self, s, PBS_WHY_eof);
     } else if (res == -ENOBUFS) {
         pbs_count(self, enobufs);
         pbs_pbuf_grow(&r->pool);
     } else if (res < 0 && !ring_error(-res)) {
         atomic_store_explicit(&s->error, -res, memory_order_relaxed);
+        s->at_end = true;
         give_up(self, s, PBS_WHY_error);
     } else if (res < 0 && res != -ECANCELED && res != -EAGAIN && res != -ENOMEM) {
         give_up(self, s, PBS_WHY_kind);

@@ -171,6 +171,35 @@ static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, b
     return verdict;
 }
 
+/* Nothing of s can be behind what is held, as far as anybody was ever told. */
+static inline bool dry(struct pbs_thread *self, struct pbs_sock *s)
+{
+    return s->at_end || (s->armed && s->dry_epoch == self->ready_epoch && s->ring == self->ring &&
+                         !pbs_ring_pending(self->ring));
+}
+
+/*
+ * Held bytes were fewer than asked for: the kernel would have given those behind them too. True:
+ * more came into the held bytes, take again. False: dst has all that there is.
+ */
+static bool top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                   long long flags)
+{
+    if (dry(self, s))
+        return false;
+    if (s->armed && s->ring == self->ring) {
+        bool empty = look(self, s);
+
+        if (pbs_sock_holds(s))
+            return s->held > 0;
+        if (empty)
+            return false;
+    }
+    if (pbs_fdtab_is(fd, &s->file))
+        pbs_rx_top_up(self, s, fd, dst, (int)flags);
+    return false;
+}
+
 static ssize_t count_served(struct pbs_thread *self, struct pbs_sock *s, ssize_t r)
 {
     pbs_count(self, served_calls);
@@ -212,8 +241,14 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             r = AGAIN;
             break;
         }
-        if (r < 0 || (r > 0 && !(all && dst->left))) {
+        if (r < 0 || !dst->left) {
             r = done_or(self, s, dst, r);
+            break;
+        }
+        if (dst->done && !all) {
+            if (top_up(self, s, fd, dst, flags))
+                continue;
+            r = done_or(self, s, dst, 0);
             break;
         }
         switch (prepare(self, s, fd, flags & MSG_DONTWAIT, pinned, &sleeps)) {
@@ -293,7 +328,7 @@ again:
     pbs_count(self, receives);
     if (pbs_likely(!(flags & ~SIMPLE) && s->held && dst->left)) {
         r = take(self, s, fd, dst, flags, false);
-        if (pbs_likely(r > 0))
+        if (pbs_likely(r > 0) && (pbs_likely(!dst->left) || dry(self, s)))
             return count_served(self, s, r);
     }
     if (flags & (MSG_OOB | MSG_ERRQUEUE)) {

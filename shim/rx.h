@@ -12,6 +12,7 @@
 #include "ring.h"
 #include "sock.h"
 #include "thread.h"
+#include "user.h"
 
 /* Verdict "not ours": make the plain call, then tell pbs_rx_after(). No errno has this value. */
 #define PBS_RX_PASS ((ssize_t)-100000)
@@ -34,6 +35,8 @@ static inline ssize_t pbs_rx_buf(int fd, struct pbs_file *f, void *buf, size_t l
     struct iovec iov = {buf, len};
     struct pbs_dst dst = {.iov = &iov, .n = 1, .left = len};
 
+    if (pbs_unlikely(pbs_user_absurd(buf, len)))
+        return PBS_RX_PASS; /* refused by the kernel before it looks for bytes */
     return pbs_rx(fd, f, &dst, flags);
 }
 
@@ -69,6 +72,10 @@ int64_t pbs_ask_timeout(int fd);
 /* MSG_PEEK: what is held, then what the kernel has. */
 ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags);
+
+/* Some bytes done, nothing held: what the kernel has behind them, without sleeping. */
+void pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                   int flags);
 
 /* MSG_WAITALL with some bytes done and nothing armed: the rest by plain means, without blocking
  * beyond deadline (0: none). Returns dst->done. */

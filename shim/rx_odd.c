@@ -72,6 +72,26 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
     return dst->done ? (ssize_t)dst->done : PBS_RX_PASS;
 }
 
+/* An error that a call of ours took from the socket belongs to the program's next call. */
+static void keep_error(struct pbs_sock *s, ssize_t r)
+{
+    if (r < 0 && r != -EAGAIN && r != -EFAULT && r != -EBADF && r != -ENOTCONN && r != -EINTR)
+        atomic_store(&s->error, (int)-r);
+}
+
+void pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                   int flags)
+{
+    ssize_t r = plain(fd, dst, MSG_DONTWAIT | (flags & MSG_TRUNC));
+
+    pbs_count(self, kernel_entries);
+    keep_error(s, r);
+    if (r > 0)
+        pbs_dst_advance(dst, (size_t)r);
+    if (dst->left && (r > 0 || r == -EAGAIN))
+        s->dry_epoch = self->ready_epoch;
+}
+
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int64_t deadline, bool blocking)
 {
@@ -90,8 +110,7 @@ ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
             pbs_dst_advance(dst, (size_t)r);
             continue;
         }
-        if (r < 0 && r != -EAGAIN && r != -EFAULT && r != -EBADF && r != -ENOTCONN)
-            atomic_store(&s->error, (int)-r); /* consumed by us: it is the next call's */
+        keep_error(s, r);
         if (r != -EAGAIN || !blocking)
             break;
         if (deadline) {

@@ -71,6 +71,7 @@ struct pbs_sock {
     enum pbs_state state;
     bool tcp;        /* AF_INET or AF_INET6, SOCK_STREAM, IPPROTO_TCP */
     bool listening;
+    bool impatient;  /* SO_RCVTIMEO was set negative: the kernel tells nobody, accept inherits it */
     bool nonblock;   /* O_NONBLOCK, known while ADOPTED */
     int64_t timeout; /* SO_RCVTIMEO in ns, 0 none, known while ADOPTED */
     uint64_t born;   /* fork generation before the call that made it */
@@ -82,6 +83,8 @@ struct pbs_sock {
     _Atomic(size_t) held;
     struct pbs_piece *pieces;
     struct pbs_hold *holds;
+    size_t pushed;          /* bytes that were pushed into a FILE (fdopen) and may be unread there */
+    bool at_end;            /* the ring saw the end of file or an error: nothing is behind */
     _Atomic(int) error; /* consumed by the ring, not yet given; 0 none */
 
     /* Membership in a ring: while armed or while pieces lie in its buffers. */

@@ -43,6 +43,7 @@ struct pbs_thread {
     atomic_uint wait_signal;           /* enum pbs_wait_signal, since the start of the wait */
     bool cancel_async;                 /* the wait has made pthread_cancel act at once */
 
+    unsigned proved_epoch;              /* pbs_user_epoch when the caches were begun */
     uintptr_t proved_write[PBS_PROVED]; /* page addresses + 1, by the page's number */
     uintptr_t proved_read[PBS_PROVED];
 

@@ -1,6 +1,7 @@
 #include "user.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 
@@ -9,12 +10,25 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-/* In the upper half, or wrapping round: never the program's. */
+atomic_uint pbs_user_epoch;
+
 static bool absurd(const void *p, size_t n)
 {
     uintptr_t end;
 
-    return __builtin_add_overflow((uintptr_t)p, n, &end) || end > ((uintptr_t)1 << 56);
+    return __builtin_add_overflow((uintptr_t)p, n, &end) || end > (uintptr_t)1 << 56;
+}
+
+/* Called before the kernel is asked: what it says is at least as new. */
+static void renew(struct pbs_thread *self)
+{
+    unsigned now = atomic_load_explicit(&pbs_user_epoch, memory_order_acquire);
+
+    if (self->proved_epoch == now)
+        return;
+    memset(self->proved_write, 0, sizeof(self->proved_write));
+    memset(self->proved_read, 0, sizeof(self->proved_read));
+    self->proved_epoch = now;
 }
 
 static void remember(uintptr_t *cache, const void *p, size_t n)
@@ -39,6 +53,7 @@ bool pbs_user_prove_write(struct pbs_thread *self, void *p, size_t n)
 
     if (absurd(p, n))
         return false;
+    renew(self);
     /*
      * MADV_POPULATE_WRITE changes no byte and proves a range in one entry, but it does not grow a
      * stack as a fault does, and some mappings (EINVAL) it refuses: there a call that writes one
@@ -57,6 +72,7 @@ bool pbs_user_prove_write(struct pbs_thread *self, void *p, size_t n)
 
 bool pbs_user_prove_rewrite(struct pbs_thread *self, void *p, size_t n)
 {
+    renew(self);
     if (absurd(p, n) || !populate(p, n, MADV_POPULATE_WRITE))
         return false;
     remember(self->proved_write, p, n);
@@ -65,6 +81,7 @@ bool pbs_user_prove_rewrite(struct pbs_thread *self, void *p, size_t n)
 
 bool pbs_user_prove_read(struct pbs_thread *self, const void *p, size_t n)
 {
+    renew(self);
     if (absurd(p, n) || !populate(p, n, MADV_POPULATE_READ))
         return false;
     remember(self->proved_read, p, n);
