@@ -134,9 +134,9 @@ static int try_buffers(struct io_uring *ring, uint16_t bgid, unsigned flags)
         if (i == 0)
             first = bid;
         at = inc ? first * BUF_SIZE + i * 5 : bid * BUF_SIZE;
-        if (cqe.res != 5 || !(cqe.flags & IORING_CQE_F_BUFFER) || !(cqe.flags & IORING_CQE_F_MORE) ||
-            inc != !!(cqe.flags & IORING_CQE_F_BUF_MORE) || (i == 1 && inc != (bid == first)) ||
-            bid >= BUFS || memcmp(mem + at, words[i], 5) != 0)
+        if (cqe.res != 5 || !(cqe.flags & IORING_CQE_F_BUFFER) ||
+            !(cqe.flags & IORING_CQE_F_MORE) || inc != !!(cqe.flags & IORING_CQE_F_BUF_MORE) ||
+            (i == 1 && inc != (bid == first)) || bid >= BUFS || memcmp(mem + at, words[i], 5) != 0)
             return -EPROTO;
     }
     close(pair[1]);
@@ -286,10 +286,7 @@ int main(void)
         say("io_uring_disabled:", "%s", sysctl_words[disabled]);
     else
         say("io_uring_disabled:", "this kernel has no such sysctl");
-    say("seccomp:", "%s",
-        seccomp == 0  ? "no filter"
-        : seccomp > 0 ? "a filter is on"
-                      : "unknown");
+    say("seccomp:", "%s", seccomp == 0 ? "no filter" : seccomp > 0 ? "a filter is on" : "unknown");
     alive = find_out(&f);
     if (!alive && f.ring == UNTRIED) {
         say("ring:", "no: the attempt is answered by a kill; programs run on plain calls");
@@ -302,7 +299,8 @@ int main(void)
     }
     say("ring:", "yes, without a descriptor");
     say_feature("provided buffers:", f.plain, "", ": programs run on plain calls");
-    say_feature("INC buffers:", f.inc, ", several messages share a buffer", ": a message, a buffer");
+    say_feature("INC buffers:", f.inc, ", several messages share a buffer",
+                ": a message, a buffer");
     say_feature("futex wait:", f.futex, ", programs with threads are served",
                 ": only programs with one thread are served");
     say_memlock();

@@ -194,8 +194,9 @@ provide_uring() {
     fetch_uring
 }
 
-command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     die "needs Debian's apt; install by hand: ${build_packages[*]} and liburing >= $uring_min, then use cmake"
+fi
 
 mkdir -p "$top/build"
 # Two first runs at once must not unpack into the same place.
