@@ -58,9 +58,12 @@ in_leg() {
         PBUFSHIM_STATS="$work/stats.$tag/%p" "$@"
 }
 
-# spawn LEG TAG COMMAND...: in the background; its process is $pid, its output $work/TAG.out.
+# spawn LEG TAG COMMAND...: in the background; its process is $pid. Input comes from $input, output
+# goes to $output, errors and what has no other place go to $work/TAG.out.
+input=/dev/null
+output=
 spawn() {
-    in_leg "$@" >>"$work/$2.out" 2>&1 &
+    in_leg "$@" <"$input" >>"${output:-$work/$2.out}" 2>>"$work/$2.out" &
     pid=$!
     pids+=("$pid")
 }
@@ -169,7 +172,45 @@ bytes() {
 }
 
 hash_of() {
-    sha256sum | cut -c 1-64
+    openssl dgst -sha256 -r | cut -c 1-64
+}
+
+# source_of NAME SEED SIZE [FILE...]: a pipe NAME.in from which SEED's SIZE bytes can be read, once. It
+# stays open until all FILEs exist.
+source_of() {
+    mkfifo "$work/$1.in"
+    {
+        bytes "$2" "$3"
+        for file in "${@:4}"; do
+            until [ -e "$file" ]; do sleep 0.02; done
+        done
+    } >"$work/$1.in" &
+    pids+=($!)
+}
+
+# sink_of NAME SIZE: a pipe NAME.sink. NAME.full exists when SIZE bytes were written to it; their hash
+# and the number of further bytes are given by hashed, when the writer has ended.
+sink_of() {
+    mkfifo "$work/$1.sink"
+    {
+        head -c "$2" | hash_of
+        : >"$work/$1.full"
+        wc -c
+    } <"$work/$1.sink" >"$work/$1.hash" &
+    pids+=($!)
+    printf '%s' "$!" >"$work/$1.hasher"
+}
+
+# hashed NAME: the hash of all that went into the sink, when its writer has ended.
+hashed() {
+    wait_for 60 "the end of $1's output" gone "$(cat "$work/$1.hasher")"
+    tr '\n' ' ' <"$work/$1.hash"
+}
+
+# What hashed says of exactly SEED's SIZE bytes.
+expected() {
+    bytes "$1" "$2" | hash_of | tr '\n' ' '
+    printf '0 '
 }
 
 # Two processors that we may use, as words; the same one twice if there is but one.
