@@ -20,8 +20,8 @@
 
 /* What the kernel says of a socket that is about to be adopted. */
 struct facts {
-    bool fit;            /* else why says why not */
-    bool later;          /* not connected yet: ask again */
+    bool fit;   /* else why says why not */
+    bool later; /* not connected yet: ask again */
     enum pbs_reason why;
     bool nonblock;
     int64_t timeout;
@@ -50,7 +50,8 @@ static bool has_ulp(int fd)
     char name[16] = "";
     socklen_t len = sizeof(name);
 
-    return pbs_sys5(SYS_getsockopt, fd, IPPROTO_TCP, TCP_ULP, name, &len) == 0 && len > 0 && name[0];
+    return pbs_sys5(SYS_getsockopt, fd, IPPROTO_TCP, TCP_ULP, name, &len) == 0 && len > 0 &&
+           name[0];
 }
 
 static bool port_allowed(int fd)
@@ -64,7 +65,8 @@ static bool port_allowed(int fd)
 
     if (pbs_sys3(SYS_getsockname, fd, &a, &len) != 0)
         return false;
-    return pbs_conf_allows_port(ntohs(a.sa.sa_family == AF_INET6 ? a.in6.sin6_port : a.in.sin_port));
+    return pbs_conf_allows_port(
+        ntohs(a.sa.sa_family == AF_INET6 ? a.in6.sin6_port : a.in.sin_port));
 }
 
 /* Accepted sockets inherit most of these silently from the listener, so the kernel is asked. */
@@ -154,10 +156,11 @@ static bool enlist(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blo
         return false;
     }
     if (!ring) {
-        pbs_pass(self, s, self->ring_error == EDQUOT       ? PBS_WHY_memlock
-                          : self->ring_error == ENOTSUP    ? PBS_WHY_kick
-                          : pbs_seccomp_allows()           ? PBS_WHY_ring
-                                                           : PBS_WHY_seccomp);
+        pbs_pass(self, s,
+                 self->ring_error == EDQUOT    ? PBS_WHY_memlock
+                 : self->ring_error == ENOTSUP ? PBS_WHY_kick
+                 : pbs_seccomp_allows()        ? PBS_WHY_ring
+                                               : PBS_WHY_seccomp);
         return false;
     }
     s->nonblock = f.nonblock;

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/single_threaded.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,8 +55,7 @@ static inline long pbs_sys6(long nr, long a, long b, long c, long d, long e, lon
 #define pbs_sys1(nr, a) pbs_sys6(nr, PBS_ARG(a), 0, 0, 0, 0, 0)
 #define pbs_sys2(nr, a, b) pbs_sys6(nr, PBS_ARG(a), PBS_ARG(b), 0, 0, 0, 0)
 #define pbs_sys3(nr, a, b, c) pbs_sys6(nr, PBS_ARG(a), PBS_ARG(b), PBS_ARG(c), 0, 0, 0)
-#define pbs_sys4(nr, a, b, c, d)                                                                   \
-    pbs_sys6(nr, PBS_ARG(a), PBS_ARG(b), PBS_ARG(c), PBS_ARG(d), 0, 0)
+#define pbs_sys4(nr, a, b, c, d) pbs_sys6(nr, PBS_ARG(a), PBS_ARG(b), PBS_ARG(c), PBS_ARG(d), 0, 0)
 #define pbs_sys5(nr, a, b, c, d, e)                                                                \
     pbs_sys6(nr, PBS_ARG(a), PBS_ARG(b), PBS_ARG(c), PBS_ARG(d), PBS_ARG(e), 0)
 
@@ -68,7 +68,7 @@ struct pbs_lock {
     atomic_uint held;
 };
 
-static inline void pbs_lock_wait(struct pbs_lock *l)
+PBS_COLD __attribute__((unused)) static void pbs_lock_wait(struct pbs_lock *l)
 {
     for (unsigned tries = 1; atomic_load_explicit(&l->held, memory_order_relaxed); tries++) {
         struct timespec nap = {0, 50000};
@@ -82,9 +82,16 @@ static inline void pbs_lock_wait(struct pbs_lock *l)
     }
 }
 
-static inline void pbs_lock(struct pbs_lock *l)
+/* A process of one thread needs no atomic exchange: sections neither sleep nor make threads. */
+static inline __attribute__((always_inline)) void pbs_lock(struct pbs_lock *l)
 {
-    while (atomic_exchange_explicit(&l->held, 1, memory_order_acquire))
+    if (__libc_single_threaded) {
+        PBS_ASSERT(!l->held);
+        atomic_store_explicit(&l->held, 1, memory_order_relaxed);
+        atomic_signal_fence(memory_order_seq_cst);
+        return;
+    }
+    while (pbs_unlikely(atomic_exchange_explicit(&l->held, 1, memory_order_acquire)))
         pbs_lock_wait(l);
 }
 

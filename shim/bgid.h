@@ -10,12 +10,12 @@
 #define PBS_BGIDS 65536U
 
 struct pbs_bgids {
-    uint32_t limit;    /* ids are 0 to limit - 1; limit <= PBS_BGIDS */
-    uint32_t fresh;    /* ids from here on were never given out */
-    uint32_t nfree;    /* ids on the free list */
-    uint32_t head;     /* first of them */
-    uint16_t *next;    /* free list, by id */
-    uint64_t *live;    /* one bit an id: given out */
+    uint32_t limit; /* ids are 0 to limit - 1; limit <= PBS_BGIDS */
+    uint32_t fresh; /* ids from here on were never given out */
+    uint32_t nfree; /* ids on the free list */
+    uint32_t head;  /* first of them */
+    uint16_t *next; /* free list, by id */
+    uint64_t *live; /* one bit an id: given out */
 };
 
 /* limit: 1 to PBS_BGIDS. -ENOMEM, -EINVAL. Memory is touched only as ids are used. */

@@ -10,12 +10,12 @@ enum pbs_policy_name { PBS_POLICY_AUTO, PBS_POLICY_ALWAYS, PBS_POLICY_NEVER };
 
 struct pbs_conf {
     enum pbs_policy_name policy;
-    bool enabled;        /* false: no record is ever made, every call is the plain one */
+    bool enabled; /* false: no record is ever made, every call is the plain one */
     bool verbose;
-    unsigned bufs;       /* buffers of a ring, a power of two, 2 to 1024 */
-    unsigned buf_size;   /* bytes of a buffer, 64 to 65536 */
-    char stats[256];     /* "" none, "1" stderr, else a path that may hold %p */
-    char log[256];       /* "" stderr, else a path */
+    unsigned bufs;     /* buffers of a ring, a power of two, 2 to 1024 */
+    unsigned buf_size; /* bytes of a buffer, 64 to 65536 */
+    char stats[256];   /* "" none, "1" stderr, else a path that may hold %p */
+    char log[256];     /* "" stderr, else a path */
 };
 
 extern struct pbs_conf pbs_conf;

@@ -13,7 +13,7 @@
 #pragma GCC diagnostic ignored "-Wmissing-prototypes" /* the _chk names: no header declares them */
 
 #define MSG_CMSG_COMPAT ((int)0x80000000) /* the kernel's own: refused from outside */
-#define MAX_RW 0x7ffff000UL /* what one call moves at most (MAX_RW_COUNT) */
+#define MAX_RW 0x7ffff000UL               /* what one call moves at most (MAX_RW_COUNT) */
 
 /* The plain call if fd has no record or pbs_rx() says so; else what it received. */
 #define RECEIVE(fd, asked, flags, received, plain)                                                 \
@@ -37,8 +37,7 @@ static size_t clip(size_t n)
 /* read() judges the whole length before it cuts it; recv() cuts first. */
 static ssize_t receive_read(int fd, struct pbs_file *f, void *buf, size_t n)
 {
-    return pbs_user_absurd(buf, n) ? PBS_RX_PASS
-                                   : pbs_rx_buf(fd, f, buf, clip(n), PBS_RX_READ);
+    return pbs_user_absurd(buf, n) ? PBS_RX_PASS : pbs_rx_buf(fd, f, buf, clip(n), PBS_RX_READ);
 }
 
 PBS_EXPORT ssize_t read(int fd, void *buf, size_t n)
@@ -53,8 +52,7 @@ PBS_EXPORT ssize_t __read(int fd, void *buf, size_t n)
 
 PBS_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t room)
 {
-    return RECEIVE(fd, n, 0,
-                   n > room ? PBS_RX_PASS : receive_read(fd, f_, buf, n),
+    return RECEIVE(fd, n, 0, n > room ? PBS_RX_PASS : receive_read(fd, f_, buf, n),
                    real.__read_chk(fd, buf, n, room));
 }
 
@@ -236,8 +234,8 @@ static ssize_t receive_one(int fd, struct mmsghdr *m, int flags)
 static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigned n, int flags,
                         struct timespec *timeout)
 {
-    int64_t end = timeout ? pbs_now_ns() + timeout->tv_sec * INT64_C(1000000000) + timeout->tv_nsec
-                          : 0;
+    int64_t end =
+        timeout ? pbs_now_ns() + timeout->tv_sec * INT64_C(1000000000) + timeout->tv_nsec : 0;
     int err = pbs_sock_take_error(s), saved = errno;
     socklen_t len = sizeof(err);
     unsigned got = 0;

@@ -141,8 +141,12 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_soc
     if (!s || (s->file.kind == PBS_FILE_SOCK && s->file.nfds))
         it = pbs_mem_get(sizeof(*it));
     if (it) {
-        *it = (struct pbs_item){.set = set, .sock = s, .epfd = epfd, .fd = fd,
-                                .events = ev->events, .data = ev->data.u64};
+        *it = (struct pbs_item){.set = set,
+                                .sock = s,
+                                .epfd = epfd,
+                                .fd = fd,
+                                .events = ev->events,
+                                .data = ev->data.u64};
         HASH_ADD(hh, set->by_fd, fd, sizeof(it->fd), it);
         if (!it->hh.tbl) {
             pbs_mem_put(it, sizeof(*it));
@@ -256,8 +260,7 @@ struct pbs_sock *pbs_epoll_next_sock(struct pbs_epoll *set, unsigned round)
     struct pbs_sock *s = NULL;
 
     pbs_lock(&set->file.lock);
-    HASH_ITER(hh, set->by_fd, it, tmp)
-    {
+    HASH_ITER(hh, set->by_fd, it, tmp) {
         if (it->sock && it->round != round) {
             it->round = round;
             s = it->sock;

@@ -17,11 +17,11 @@
 struct io_uring_buf_ring;
 
 struct pbs_pbuf {
-    uint8_t *mem;          /* total * size bytes */
-    unsigned total, size;  /* total is a power of two */
+    uint8_t *mem;         /* total * size bytes */
+    unsigned total, size; /* total is a power of two */
     unsigned lent, held, nfree;
-    unsigned want;         /* how many to lend; grows when the kernel runs out */
-    uint16_t *free;        /* stack of bids */
+    unsigned want;           /* how many to lend; grows when the kernel runs out */
+    uint16_t *free;          /* stack of bids */
     struct pbs_piece *piece; /* by bid: what a held buffer holds */
     struct io_uring_buf_ring *br;
     int bgid;

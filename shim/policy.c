@@ -2,11 +2,11 @@
 
 #include <errno.h>
 
-#define SMALL 4096       /* bytes: above it one copy more costs what the entry saves */
-#define WANTED 4         /* small full receives in a row before the first adoption */
+#define SMALL 4096 /* bytes: above it one copy more costs what the entry saves */
+#define WANTED 4   /* small full receives in a row before the first adoption */
 #define MAX_BACKOFF 16
-#define WINDOW 64        /* wake-ups after which the adoption is judged */
-#define WORTH 2          /* receives a wake-up: below it the ring costs more than it saves */
+#define WINDOW 64 /* wake-ups after which the adoption is judged */
+#define WORTH 2   /* receives a wake-up: below it the ring costs more than it saves */
 
 bool pbs_policy_plain(struct pbs_tally *t, size_t asked, long got)
 {

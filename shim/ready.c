@@ -280,8 +280,8 @@ bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, in
         return false;
     if (!atomic_compare_exchange_strong(&set->waiter, &nobody, self->id) && nobody != self->id)
         nested(self, set); /* a second thread waits on it */
-    if (!atomic_load_explicit(&set->nready, memory_order_relaxed) || max <= 0 ||
-        max > 1 << 20 || !pbs_user_writable(self, ev, (size_t)max * sizeof(*ev)))
+    if (!atomic_load_explicit(&set->nready, memory_order_relaxed) || max <= 0 || max > 1 << 20 ||
+        !pbs_user_writable(self, ev, (size_t)max * sizeof(*ev)))
         return false;
     pbs_crit_enter(self);
     pbs_lock(&set->file.lock);
@@ -328,8 +328,8 @@ static void before_ctl(struct pbs_thread *self, struct pbs_epoll *set, struct pb
 
     if (s->state == PBS_ADOPTED && s->user != self->id)
         pbs_touch(self, s);
-    if (!set || (events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) || (waiter && waiter != s->user &&
-                                                               s->state == PBS_ADOPTED))
+    if (!set || (events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) ||
+        (waiter && waiter != s->user && s->state == PBS_ADOPTED))
         pbs_release(self, s, PBS_WHY_epoll);
     else if (events & EPOLLPRI)
         pbs_release(self, s, PBS_WHY_oob);

@@ -105,8 +105,8 @@
       (ep, ev, max, timeout, mask), NONE)                                                          \
     X(pid_t, fork, (void), (), NONE)                                                               \
     X(pid_t, _Fork, (void), (), NONE)                                                              \
-    X(int, execve, (const char *path, char *const argv[], char *const envp[]),                     \
-      (path, argv, envp), SYS_execve)                                                              \
+    X(int, execve, (const char *path, char *const argv[], char *const envp[]), (path, argv, envp), \
+      SYS_execve)                                                                                  \
     X(int, execv, (const char *path, char *const argv[]), (path, argv), NONE)                      \
     X(int, execvp, (const char *path, char *const argv[]), (path, argv), NONE)                     \
     X(int, execvpe, (const char *path, char *const argv[], char *const envp[]),                    \
@@ -126,8 +126,7 @@
     X(int, system, (const char *command), (command), NONE)                                         \
     X(FILE *, popen, (const char *command, const char *mode), (command, mode), NONE)               \
     X(int, daemon, (int nochdir, int noclose), (nochdir, noclose), NONE)                           \
-    X(pid_t, forkpty,                                                                              \
-      (int *master, char *name, const struct termios *t, const struct winsize *w),                 \
+    X(pid_t, forkpty, (int *master, char *name, const struct termios *t, const struct winsize *w), \
       (master, name, t, w), NONE)                                                                  \
     X(int, clone,                                                                                  \
       (int (*fn)(void *), void *stack, int flags, void *arg, void *ptid, void *tls, void *ctid),   \

@@ -69,8 +69,7 @@ static void revoke_all(struct pbs_ring *r, enum pbs_reason why)
 
     pbs_crit_enter(pbs_self);
     pbs_lock(&r->lock);
-    HASH_ITER(hh, r->socks, s, tmp)
-    {
+    HASH_ITER(hh, r->socks, s, tmp) {
         push(r, s, why);
     }
     pbs_unlock(&r->lock);

@@ -120,8 +120,8 @@ static int setup(struct pbs_ring *r)
 {
     struct io_uring_params p = {
         .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-                 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_NO_MMAP | IORING_SETUP_REGISTERED_FD_ONLY |
-                 IORING_SETUP_NO_SQARRAY | IORING_SETUP_CQSIZE,
+                 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_NO_MMAP |
+                 IORING_SETUP_REGISTERED_FD_ONLY | IORING_SETUP_NO_SQARRAY | IORING_SETUP_CQSIZE,
         .cq_entries = PBS_RING_CQ,
     };
     struct io_uring_buf_reg reg = {.ring_entries = pbs_conf.bufs};
@@ -223,7 +223,8 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
     if (!sqe)
         return -ENOMEM;
     pbs_lock(&r->lock);
-    if (!pbs_gate_admits(s)) { /* under the lock: a fork looks at the table after it shut the gate */
+    if (!pbs_gate_admits(
+            s)) { /* under the lock: a fork looks at the table after it shut the gate */
         pbs_unlock(&r->lock);
         io_uring_prep_nop(sqe);
         sqe->user_data = PBS_UD_NONE;
@@ -295,8 +296,7 @@ static struct pbs_sock *pick(struct pbs_ring *r, bool held)
     struct pbs_sock *s, *tmp, *found = NULL;
 
     pbs_lock(&r->lock);
-    HASH_ITER(hh, r->socks, s, tmp)
-    {
+    HASH_ITER(hh, r->socks, s, tmp) {
         if (s->armed || held) {
             found = s;
             break;

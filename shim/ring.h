@@ -31,26 +31,26 @@
 #define PBS_RING_CQ 128U
 
 struct pbs_ring {
-    struct io_uring uring;  /* owner alone, as all down to `lock` */
+    struct io_uring uring; /* owner alone, as all down to `lock` */
     struct pbs_pbuf pool;
     struct pbs_bgids bgids;
-    void *mem;              /* queues, entries and the buffer ring: what RLIMIT_MEMLOCK is charged */
+    void *mem; /* queues, entries and the buffer ring: what RLIMIT_MEMLOCK is charged */
     size_t mem_size;
     struct pbs_thread *owner;
     uint64_t last_rid;
-    unsigned armed;         /* requests in the kernel */
-    bool cancelling;        /* revoked requests were cancelled and may not have ended yet */
+    unsigned armed;  /* requests in the kernel */
+    bool cancelling; /* revoked requests were cancelled and may not have ended yet */
     bool kick_armed;
-    bool kickable;          /* false: the kernel has no FUTEX_WAIT in rings */
+    bool kickable; /* false: the kernel has no FUTEX_WAIT in rings */
 
     struct pbs_lock lock;   /* guards socks and revoked */
     struct pbs_sock *socks; /* by rid: armed, or with pieces in our buffers */
     struct pbs_sock *revoked;
 
-    atomic_uint in_enter;   /* partner: revoker's look, see above */
-    atomic_uint kick;       /* the word that FUTEX_WAIT watches */
-    atomic_uint waiters;    /* revokers waiting for an answer */
-    atomic_uint answers;    /* futex: moves after every enter that had waiters */
+    atomic_uint in_enter; /* partner: revoker's look, see above */
+    atomic_uint kick;     /* the word that FUTEX_WAIT watches */
+    atomic_uint waiters;  /* revokers waiting for an answer */
+    atomic_uint answers;  /* futex: moves after every enter that had waiters */
 
     unsigned swept;               /* guarded by the list's lock: last pass that saw it */
     struct pbs_ring *next, *prev; /* in the list of live rings, or the free list */
@@ -79,8 +79,14 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s);
 /* A thread may sleep in this ring: it can be kicked, or there is nobody to do so. */
 bool pbs_ring_can_sleep(const struct pbs_ring *r);
 
-/* Something waits for an enter: deferred work, overflowed completions, unsubmitted entries. */
-bool pbs_ring_pending(const struct pbs_ring *r);
+/* Something waits for an enter: deferred work, overflowed completions, unsubmitted entries, or
+ * completions that an interrupted wait has left. Owner only. */
+static inline bool pbs_ring_pending(const struct pbs_ring *r)
+{
+    return (io_uring_smp_load_acquire(r->uring.sq.kflags) &
+            (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
+           r->uring.sq.sqe_tail != *r->uring.sq.khead || io_uring_cq_ready(&r->uring);
+}
 
 /*
  * Enters the kernel once, without sleeping, and reaps. Cancels what was revoked first. Owner only,

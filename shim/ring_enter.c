@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/single_threaded.h>
 
 #include "enter_call.h"
 
@@ -88,17 +87,6 @@ bool pbs_ring_cancel_sqe(struct pbs_ring *r, uint64_t rid)
     return true;
 }
 
-static unsigned sq_flags(const struct pbs_ring *r)
-{
-    return io_uring_smp_load_acquire(r->uring.sq.kflags);
-}
-
-bool pbs_ring_pending(const struct pbs_ring *r)
-{
-    return (sq_flags(r) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
-           io_uring_sq_ready(&r->uring) || io_uring_cq_ready(&r->uring);
-}
-
 /*
  * Errors that come from the ring and not from the connection: the plain call decides then. Any
  * other error was taken from the socket (sk_err) and is held.
@@ -172,8 +160,8 @@ static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
     struct pbs_thread *self = r->owner;
 
     if (flags & IORING_CQE_F_BUFFER) {
-        piece = pbs_pbuf_filled(&r->pool, flags >> IORING_CQE_BUFFER_SHIFT,
-                                res > 0 ? (size_t)res : 0);
+        piece =
+            pbs_pbuf_filled(&r->pool, flags >> IORING_CQE_BUFFER_SHIFT, res > 0 ? (size_t)res : 0);
         if (res <= 0 || !s)
             pbs_pbuf_home(&r->pool, piece);
     }

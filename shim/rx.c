@@ -309,42 +309,83 @@ static ssize_t nothing_wanted(struct pbs_thread *self, struct pbs_sock *s, long 
     return err ? -err : PBS_RX_PASS;
 }
 
+/*
+ * The way of nearly every call: bytes are held, more than are asked for. 0: it is not that easy.
+ * One buffer, no flag that matters; s is this thread's.
+ */
+static inline ssize_t hit(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst)
+{
+    size_t n = dst->left;
+    bool ok = false;
+
+    if (pbs_unlikely(dst->n != 1 || s->held <= n ||
+                     !pbs_user_writable(self, dst->iov->iov_base, n)))
+        return 0;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (pbs_likely(pbs_fdtab_is(fd, &s->file)))
+        ok = pbs_sock_take_front(s, dst->iov->iov_base, n);
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    if (pbs_unlikely(!ok))
+        return 0;
+    pbs_count(self, served_calls);
+    pbs_count_n(self, served_bytes, n);
+    s->tally.served++;
+    return (ssize_t)n;
+}
+
+/* Everything but a hit: steps 1 to 5 with all their departures. */
+static PBS_COLD ssize_t miss(struct pbs_thread *self, struct pbs_sock *s, int fd,
+                             struct pbs_dst *dst, long long flags)
+{
+    ssize_t r;
+
+    for (;;) {
+        if (flags & (MSG_OOB | MSG_ERRQUEUE)) {
+            pbs_release(self, s, PBS_WHY_oob);
+            return PBS_RX_PASS;
+        }
+        if (!dst->left)
+            return nothing_wanted(self, s, flags);
+        r = flags & MSG_PEEK ? pbs_rx_peek(self, s, fd, dst, (int)flags)
+                             : slow(self, s, fd, dst, flags);
+        if (r != AGAIN)
+            return r;
+        pbs_attend();
+        s = (struct pbs_sock *)pbs_fdtab_find(fd);
+        if (!s || s->file.kind != PBS_FILE_SOCK)
+            return PBS_RX_PASS;
+        pbs_touch(self, s);
+    }
+}
+
 ssize_t pbs_rx(int fd, struct pbs_file *f, struct pbs_dst *dst, long long flags)
 {
     struct pbs_thread *self = pbs_thread_get();
-    struct pbs_sock *s;
+    struct pbs_sock *s = (struct pbs_sock *)f;
     ssize_t r;
 
-    if (pbs_unlikely(!self))
+    if (pbs_unlikely(!self || f->kind != PBS_FILE_SOCK))
         return PBS_RX_PASS;
     pbs_attend();
-    pthread_testcancel();
-again:
-    if (pbs_unlikely(!f || f->kind != PBS_FILE_SOCK))
-        return PBS_RX_PASS;
-    s = (struct pbs_sock *)f;
+    if (!__libc_single_threaded)
+        pthread_testcancel();
     if (pbs_unlikely(atomic_load_explicit(&s->user, memory_order_relaxed) != self->id))
         pbs_touch(self, s);
     pbs_count(self, receives);
-    if (pbs_likely(!(flags & ~SIMPLE) && s->held && dst->left)) {
-        r = take(self, s, fd, dst, flags, false);
-        if (pbs_likely(r > 0) && (pbs_likely(!dst->left) || dry(self, s)))
-            return count_served(self, s, r);
+    if (pbs_likely(!(flags & ~SIMPLE) && dst->left)) {
+        r = hit(self, s, fd, dst);
+        if (pbs_likely(r))
+            return r;
+        /* Empty, not allowed to sleep, and nothing said otherwise: no kernel entry. */
+        if ((s->nonblock || (flags & MSG_DONTWAIT)) && s->armed && !pbs_sock_holds(s) &&
+            !s->at_end && s->state == PBS_ADOPTED && dry(self, s)) {
+            pbs_count(self, served_calls);
+            return -EAGAIN;
+        }
     }
-    if (flags & (MSG_OOB | MSG_ERRQUEUE)) {
-        pbs_release(self, s, PBS_WHY_oob);
-        return PBS_RX_PASS;
-    }
-    if (!dst->left)
-        return nothing_wanted(self, s, flags);
-    r = flags & MSG_PEEK ? pbs_rx_peek(self, s, fd, dst, (int)flags)
-                         : slow(self, s, fd, dst, flags);
-    if (r == AGAIN) {
-        pbs_attend();
-        f = pbs_fdtab_find(fd);
-        goto again;
-    }
-    return r;
+    return miss(self, s, fd, dst, flags);
 }
 
 ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
@@ -365,8 +406,7 @@ ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
     }
     if (r < 0 && err == EAGAIN)
         s->dry_epoch = self->ready_epoch;
-    if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r) &&
-        pbs_conf.policy == PBS_POLICY_NEVER)
+    if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r) && pbs_conf.policy == PBS_POLICY_NEVER)
         pbs_count(self, would_save);
     return r;
 }

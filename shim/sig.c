@@ -18,7 +18,7 @@ static struct {
     atomic_int flags;
 } action_of[65];
 
-static struct pbs_lock lock; /* of sigaction as a whole: old and new belong together */
+static struct pbs_lock lock;       /* of sigaction as a whole: old and new belong together */
 static atomic_bool interrupts[65]; /* siginterrupt(sig, 1) */
 static void (*interrupt_fn)(struct pbs_thread *self);
 
@@ -77,8 +77,7 @@ static unsigned end_wait(struct pbs_thread *self, int sig, ucontext_t *uc)
         pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, NULL);
     }
     if (self->wait_signal == PBS_SIG_NONE && (uintptr_t)*pc != (uintptr_t)trampoline)
-        self->wait_signal =
-            action_of[sig].flags & SA_RESTART ? PBS_SIG_RESTART : PBS_SIG_INTERRUPT;
+        self->wait_signal = action_of[sig].flags & SA_RESTART ? PBS_SIG_RESTART : PBS_SIG_INTERRUPT;
     return self->wait_signal;
 }
 

@@ -1,6 +1,5 @@
 #include "sock.h"
 
-#include <string.h>
 #include <utlist.h>
 
 static struct pbs_lock free_lock;
@@ -146,8 +145,7 @@ size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst)
     struct pbs_piece *piece;
     size_t done = 0;
 
-    DL_FOREACH(s->pieces, piece)
-    {
+    DL_FOREACH(s->pieces, piece) {
         if (!dst->left)
             break;
         done += scatter(dst, piece->data, piece->len);

@@ -24,6 +24,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/uio.h>
 
 #include "base.h"
@@ -54,10 +55,10 @@ struct pbs_hold {
 
 /* A run of held bytes, in arrival order in its socket's queue. */
 struct pbs_piece {
-    const uint8_t *data; /* first byte not yet consumed */
-    size_t len;          /* > 0 while queued */
-    uint32_t bid;        /* buffer of the ring's pool; PBS_NO_BID: memory of our own */
-    size_t own_size;     /* then: what to unmap, from the piece on */
+    const uint8_t *data;  /* first byte not yet consumed */
+    size_t len;           /* > 0 while queued */
+    uint32_t bid;         /* buffer of the ring's pool; PBS_NO_BID: memory of our own */
+    size_t own_size;      /* then: what to unmap, from the piece on */
     struct pbs_hold hold; /* used by the first piece of a buffer that a socket holds */
     struct pbs_piece *prev, *next;
 };
@@ -69,7 +70,7 @@ struct pbs_sock {
     struct pbs_file file;
 
     enum pbs_state state;
-    bool tcp;        /* AF_INET or AF_INET6, SOCK_STREAM, IPPROTO_TCP */
+    bool tcp; /* AF_INET or AF_INET6, SOCK_STREAM, IPPROTO_TCP */
     bool listening;
     bool impatient;  /* SO_RCVTIMEO was set negative: the kernel tells nobody, accept inherits it */
     bool nonblock;   /* O_NONBLOCK, known while ADOPTED */
@@ -83,18 +84,18 @@ struct pbs_sock {
     _Atomic(size_t) held;
     struct pbs_piece *pieces;
     struct pbs_hold *holds;
-    size_t pushed;          /* bytes that were pushed into a FILE (fdopen) and may be unread there */
-    bool at_end;            /* the ring saw the end of file or an error: nothing is behind */
+    size_t pushed;      /* bytes that were pushed into a FILE (fdopen) and may be unread there */
+    bool at_end;        /* the ring saw the end of file or an error: nothing is behind */
     _Atomic(int) error; /* consumed by the ring, not yet given; 0 none */
 
     /* Membership in a ring: while armed or while pieces lie in its buffers. */
     struct pbs_ring *ring;
-    uint64_t rid;       /* key in the ring's table; a new one for each arming */
+    uint64_t rid; /* key in the ring's table; a new one for each arming */
     bool armed;
-    bool revoked;       /* on the ring's revoke list; guarded, with the next two, by ring->lock */
-    int revoke_reason;  /* enum pbs_reason, for the count */
+    bool revoked;      /* on the ring's revoke list; guarded, with the next two, by ring->lock */
+    int revoke_reason; /* enum pbs_reason, for the count */
     struct pbs_sock *revoke_next;
-    UT_hash_handle hh;  /* in ring->socks; guarded by ring->lock */
+    UT_hash_handle hh; /* in ring->socks; guarded by ring->lock */
 
     /* User thread alone. */
     uint64_t dry_epoch; /* thread's ready_epoch when it was last seen empty */
@@ -129,7 +130,23 @@ void pbs_sock_hold(struct pbs_sock *s, struct pbs_piece *piece);
 /* Copies held bytes in order to dst, at most dst->left, and consumes them. Returns the count. */
 size_t pbs_sock_take(struct pbs_sock *s, struct pbs_dst *dst, pbs_home_fn *home, void *ctx);
 
-/* The same without consuming. */
+/* The commonest case of it: n > 0 bytes that all lie in the first piece, which is not used up by
+ * them. False: not that case, nothing happened. Caller has proved the n bytes at buf. */
+static inline bool pbs_sock_take_front(struct pbs_sock *s, void *buf, size_t n)
+{
+    struct pbs_piece *piece = s->pieces;
+
+    if (pbs_unlikely(!piece || piece->len <= n))
+        return false;
+    memcpy(buf, piece->data, n);
+    piece->data += n;
+    piece->len -= n;
+    atomic_store_explicit(&s->held, atomic_load_explicit(&s->held, memory_order_relaxed) - n,
+                          memory_order_relaxed);
+    return true;
+}
+
+/* The same as pbs_sock_take() without consuming. */
 size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst);
 
 /* Consumes up to n held bytes without copying. Returns the count. */

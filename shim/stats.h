@@ -25,29 +25,29 @@
 
 /* Why a socket is not, or no longer, served from the ring. */
 #define PBS_REASON_LIST(X)                                                                         \
-    X(policy)     /* the policy gave it up */                                                      \
-    X(kind)       /* not a connected TCP socket of this process */                                 \
-    X(option)     /* a socket option that only the kernel gets right */                            \
-    X(oob)        /* urgent data or the error queue is used */                                     \
-    X(thread)     /* a second user thread */                                                       \
-    X(epoll)      /* an epoll set that cannot be merged exactly */                                 \
-    X(fork)       /* open at a fork or spawn */                                                    \
-    X(exec)       /* cancelled before an exec */                                                   \
-    X(exit)       /* the thread or the process ends */                                             \
-    X(close)      /* closed */                                                                     \
-    X(scm)        /* sent to another process */                                                    \
-    X(stdio)      /* given to a FILE */                                                            \
-    X(connect)    /* connected again, or disconnected */                                           \
-    X(eof)        /* the kernel said end of file: it repeats that itself */                        \
-    X(error)      /* the kernel said an error: held, given once */                                 \
-    X(ring)       /* no ring: refused, or the process is about to lose it */                       \
-    X(memlock)    /* a quarter of RLIMIT_MEMLOCK is used up */                                     \
-    X(kick)       /* the kernel lacks FUTEX_WAIT in a ring and there are threads */                \
-    X(excluded)   /* PBUFSHIM_ONLY or PBUFSHIM_EXCLUDE */                                          \
-    X(seccomp)    /* a filter is being installed */                                                \
-    X(memory)     /* out of memory */                                                              \
-    X(pool)       /* no buffer free: this receive alone was plain */                               \
-    X(io)         /* spliced or sent from: bytes moved inside the kernel */
+    X(policy)   /* the policy gave it up */                                                        \
+    X(kind)     /* not a connected TCP socket of this process */                                   \
+    X(option)   /* a socket option that only the kernel gets right */                              \
+    X(oob)      /* urgent data or the error queue is used */                                       \
+    X(thread)   /* a second user thread */                                                         \
+    X(epoll)    /* an epoll set that cannot be merged exactly */                                   \
+    X(fork)     /* open at a fork or spawn */                                                      \
+    X(exec)     /* cancelled before an exec */                                                     \
+    X(exit)     /* the thread or the process ends */                                               \
+    X(close)    /* closed */                                                                       \
+    X(scm)      /* sent to another process */                                                      \
+    X(stdio)    /* given to a FILE */                                                              \
+    X(connect)  /* connected again, or disconnected */                                             \
+    X(eof)      /* the kernel said end of file: it repeats that itself */                          \
+    X(error)    /* the kernel said an error: held, given once */                                   \
+    X(ring)     /* no ring: refused, or the process is about to lose it */                         \
+    X(memlock)  /* a quarter of RLIMIT_MEMLOCK is used up */                                       \
+    X(kick)     /* the kernel lacks FUTEX_WAIT in a ring and there are threads */                  \
+    X(excluded) /* PBUFSHIM_ONLY or PBUFSHIM_EXCLUDE */                                            \
+    X(seccomp)  /* a filter is being installed */                                                  \
+    X(memory)   /* out of memory */                                                                \
+    X(pool)     /* no buffer free: this receive alone was plain */                                 \
+    X(io)       /* spliced or sent from: bytes moved inside the kernel */
 
 #define PBS_COUNTER_ENUM(name) PBS_STAT_##name,
 enum pbs_counter { PBS_COUNTER_LIST(PBS_COUNTER_ENUM) PBS_COUNTERS };

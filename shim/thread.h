@@ -55,7 +55,8 @@ struct pbs_thread {
 
     struct pbs_thread *next, *prev; /* in the list of live threads, or the free list */
 
-    siginfo_t deferred_info[64]; /* last: its pages stay untouched as long as no signal is put off */
+    siginfo_t
+        deferred_info[64]; /* last: its pages stay untouched as long as no signal is put off */
 };
 
 extern __thread struct pbs_thread *pbs_self __attribute__((tls_model("initial-exec")));

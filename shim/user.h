@@ -63,7 +63,8 @@ static inline bool pbs_user_rewritable(struct pbs_thread *self, void *p, size_t 
 
 static inline bool pbs_user_readable(struct pbs_thread *self, const void *p, size_t n)
 {
-    return pbs_likely(pbs_user_proved(self, self->proved_read, p, n)) || pbs_user_prove_read(self, p, n);
+    return pbs_likely(pbs_user_proved(self, self->proved_read, p, n)) ||
+           pbs_user_prove_read(self, p, n);
 }
 
 #endif
