@@ -30,7 +30,7 @@ static bool waits_for_input(long nr)
         SYS_read,       SYS_readv,      SYS_recvfrom,   SYS_recvmsg,        SYS_recvmmsg,
         SYS_preadv2,    SYS_ppoll,      SYS_pselect6,   SYS_epoll_pwait,    SYS_epoll_pwait2,
         SYS_sendfile,   SYS_splice,     SYS_accept,     SYS_io_uring_enter, SYS_accept4,
-        SYS_rt_sigtimedwait,
+        SYS_rt_sigtimedwait, SYS_restart_syscall,
 #ifdef SYS_poll
         SYS_poll,       SYS_select,     SYS_epoll_wait, SYS_pause,
 #endif
