@@ -1,0 +1,101 @@
+/*
+ * From a seed to a script. The generator keeps a model of what lies unread where, just good enough
+ * to know which call would sleep: a call that may sleep is asked for only where something on a
+ * later line ends it.
+ */
+#ifndef FZ_GEN_H
+#define FZ_GEN_H
+
+#include "script.h"
+
+#define FZ_CATEGORIES(X)                                                                           \
+    X(iov) X(mmsg) X(peek) X(waitall) X(dontwait) X(trunc) X(badptr) X(zero) X(big)                \
+    X(poll) X(select) X(epoll) X(et) X(oneshot) X(dup) X(close) X(closerange) X(shutdown)          \
+    X(fin) X(rst) X(timeo) X(nonblock) X(fionread) X(soerror) X(lowat) X(oob) X(oobinline)         \
+    X(send) X(threads) X(block) X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler)    \
+    X(fork) X(texit) X(cancel) X(client) X(ipv6) X(errors)
+
+enum fz_category {
+#define X(name) FZ_CAT_##name,
+    FZ_CATEGORIES(X)
+#undef X
+        FZ_CAT_COUNT
+};
+
+/* a,b,c to a mask; 0 if a name is unknown, which is then printed */
+uint64_t fz_categories(const char *list);
+void fz_categories_print(FILE *out);
+
+/* only: these always, and nothing else (0: a random choice for each seed); never those in without */
+void fz_generate(uint64_t seed, uint64_t only, uint64_t without, struct fz_script *out);
+
+/* gen_model.c and gen_acts.c share what follows */
+struct fz_mconn {
+    bool up, peer, fin, rst, shutrd, shutwr, nonblock, odd;
+    int family, home, chunks, timeo, lowat;
+    long unread, biggest, to_peer;
+};
+
+struct fz_gen {
+    uint64_t state, cats;
+    struct fz_script *out;
+    struct fz_mconn conn[FZ_CONNS];
+    struct {
+        int conn;
+        bool open, nonblock_known;
+    } fd[FZ_FDS];
+    struct {
+        bool open;
+        uint32_t in, any; /* descriptors watched for input; registered at all */
+    } ep[FZ_EPOLLS];
+    int nconn, nfd, nep, nlisten, listen_family[FZ_LISTENERS];
+    bool thread[FZ_THREADS];
+    int threads, style, timed, forks;
+};
+
+#define HAS(g, name) ((g)->cats >> FZ_CAT_##name & 1)
+
+uint64_t fz_rand(struct fz_gen *g, uint64_t below);
+bool fz_chance(struct fz_gen *g, int percent);
+#define EMIT(g, ...) fz_script_add((g)->out, __VA_ARGS__)
+
+/* an open descriptor of this connection, or -1 */
+int fz_fd_for(struct fz_gen *g, int c);
+int fz_fds_open(const struct fz_gen *g, int c);
+/* a connection with an open descriptor, or -1 */
+int fz_any_conn(struct fz_gen *g);
+/* which thread is to do something with c; makes it if it is not there */
+int fz_thread_for(struct fz_gen *g, int c);
+/* a thread other than t, made if need be */
+int fz_other_thread(struct fz_gen *g, int t);
+bool fz_over(const struct fz_mconn *c);
+bool fz_peer_sends(struct fz_gen *g, int c, long len);
+long fz_send_size(struct fz_gen *g);
+void fz_consumed(struct fz_mconn *c, long n);
+
+/* gen_recv.c */
+struct fz_rx {
+    char text[FZ_LINE];
+    long total, takes;
+    bool waitall, sleeps;
+};
+/* One random receive on f, which belongs to c. calm: no bad pointer, no DONTWAIT. */
+void fz_compose_recv(struct fz_gen *g, int c, int f, bool calm, struct fz_rx *rx);
+bool fz_act_recv(struct fz_gen *g);
+bool fz_act_errors(struct fz_gen *g);
+/* gen_block.c */
+bool fz_act_block(struct fz_gen *g);
+bool fz_act_observe(struct fz_gen *g);
+bool fz_act_fork(struct fz_gen *g);
+bool fz_act_texit(struct fz_gen *g);
+/* gen_acts.c */
+struct fz_act {
+    bool (*run)(struct fz_gen *g);
+    int cat, weight;
+};
+extern const struct fz_act fz_acts[];
+bool fz_act_connect(struct fz_gen *g);
+bool fz_act_poll(struct fz_gen *g);
+void fz_poll_set(struct fz_gen *g, int must, bool quiet, char *out, size_t size);
+
+#endif

@@ -1,0 +1,136 @@
+#include "diff.h"
+
+#include <string.h>
+#include <time.h>
+
+int fz_compare(const struct fz_log *plain, const struct fz_log *other)
+{
+    for (int i = 0; i < plain->n && i < other->n; i++) {
+        const struct fz_entry *a = &plain->entry[i], *b = &other->entry[i];
+
+        if (strcmp(a->text, b->text))
+            return i;
+        if (a->soft[0] && b->soft[0] && strcmp(a->soft, b->soft))
+            return i;
+    }
+    return -1;
+}
+
+static void plain_setup(const struct fz_setup *setup, struct fz_setup *plain)
+{
+    *plain = *setup;
+    plain->leg = FZ_PLAIN;
+}
+
+void fz_try(const struct fz_setup *setup, const struct fz_script *s, struct fz_verdict *v)
+{
+    struct fz_log plain, other;
+    struct fz_setup p;
+
+    memset(v, 0, sizeof(*v));
+    v->line = -1;
+    plain_setup(setup, &p);
+    fz_run_script(&p, s, NULL, &plain);
+    v->plain_broken = plain.broken;
+    if (plain.broken) {
+        for (int i = 0; i < plain.n; i++)
+            if (plain.entry[i].text[0])
+                v->line = i;
+        snprintf(v->plain, sizeof(v->plain), "%s", v->line < 0 ? "" : plain.entry[v->line].text);
+        fz_log_free(&plain);
+        return;
+    }
+    fz_run_script(setup, s, &plain, &other);
+    v->topups = other.topups;
+    v->extra_edges = other.extra_edges;
+    v->line = fz_compare(&plain, &other);
+    if (v->line >= 0) {
+        const struct fz_entry *a = &plain.entry[v->line], *b = &other.entry[v->line];
+
+        snprintf(v->plain, sizeof(v->plain), "%s", a->text);
+        snprintf(v->other, sizeof(v->other), "%s", b->text);
+        if (!strcmp(a->text, b->text)) {
+            fz_cat(v->plain, sizeof(v->plain), " %s", a->soft);
+            fz_cat(v->other, sizeof(v->other), " %s", b->soft);
+        }
+    }
+    fz_log_free(&plain);
+    fz_log_free(&other);
+}
+
+void fz_report(const struct fz_script *s, const struct fz_verdict *v, FILE *out)
+{
+    int from = v->line > 8 ? v->line - 8 : 0;
+
+    for (int i = from; i < v->line; i++)
+        fprintf(out, "      %s\n", s->line[i]);
+    fprintf(out, "  >>  %s\n", v->line < s->n ? s->line[v->line] : "(the end of the runner)");
+    fprintf(out, "      plain: %s\n", v->plain);
+    if (!v->plain_broken)
+        fprintf(out, "      leg:   %s\n", v->other);
+}
+
+/* A difference that two more plain runs do not show among themselves. */
+static bool differs(const struct fz_setup *setup, const struct fz_script *s, int tries)
+{
+    struct fz_setup plain;
+    struct fz_verdict v;
+
+    plain_setup(setup, &plain);
+    for (int i = 0; i < tries; i++) {
+        fz_try(setup, s, &v);
+        if (v.plain_broken)
+            return false;
+        if (v.line < 0)
+            continue;
+        for (int k = 0; k < 2; k++) {
+            fz_try(&plain, s, &v);
+            if (v.line >= 0 || v.plain_broken)
+                return false;
+        }
+        return true;
+    }
+    return false;
+}
+
+static bool without(const struct fz_script *s, int from, int len, struct fz_script *out)
+{
+    out->n = 0;
+    for (int i = 0; i < s->n; i++)
+        if (i < from || i >= from + len)
+            out->line[out->n++] = s->line[i];
+    return out->n < s->n;
+}
+
+bool fz_shrink(const struct fz_setup *setup, struct fz_script *s, int seconds)
+{
+    struct fz_setup quick = *setup;
+    struct fz_script cand;
+    time_t end = time(NULL) + seconds;
+    int hits = 0, tries;
+
+    for (int i = 0; i < 6; i++)
+        hits += differs(setup, s, 1);
+    if (!hits)
+        return false;
+    tries = hits >= 5 ? 1 : hits >= 2 ? 5 : 12;
+    quick.hang_ms = setup->hang_ms / 3;
+    for (int len = s->n / 2; len >= 1;) {
+        bool smaller = false;
+
+        for (int from = s->n - len; from > -len && time(NULL) < end; from -= len) {
+            without(s, from < 0 ? 0 : from, from < 0 ? from + len : len, &cand);
+            if (cand.n == s->n || !differs(&quick, &cand, tries))
+                continue;
+            *s = cand; /* the lines left out stay allocated until the process ends */
+            smaller = true;
+        }
+        if (time(NULL) >= end)
+            break;
+        if (len == 1 && !smaller)
+            break;
+        if (!smaller || len > s->n)
+            len = len > 1 ? len / 2 : 1;
+    }
+    return true;
+}
