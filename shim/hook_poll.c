@@ -38,21 +38,28 @@ PBS_EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t room
 PBS_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout,
                      const sigset_t *mask)
 {
-    WAIT(pbs_ready_poll_concerns(fds, n), pbs_ready_poll(fds, n, &r),
-         real.ppoll(fds, n, timeout, mask));
+    WAIT(pbs_ready_poll_concerns(fds, n) && pbs_ready_time_ok(timeout) && pbs_ready_mask_ok(mask),
+         pbs_ready_poll(fds, n, &r), real.ppoll(fds, n, timeout, mask));
 }
 
 PBS_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout,
                            const sigset_t *mask, size_t room)
 {
-    WAIT(room / sizeof(*fds) >= n && pbs_ready_poll_concerns(fds, n), pbs_ready_poll(fds, n, &r),
-         real.__ppoll_chk(fds, n, timeout, mask, room));
+    WAIT(room / sizeof(*fds) >= n && pbs_ready_poll_concerns(fds, n) &&
+             pbs_ready_time_ok(timeout) && pbs_ready_mask_ok(mask),
+         pbs_ready_poll(fds, n, &r), real.__ppoll_chk(fds, n, timeout, mask, room));
+}
+
+/* select() takes microseconds past a second. */
+static bool timeval_ok(const struct timeval *t)
+{
+    return !t || (pbs_user_readable(pbs_self, t, sizeof(*t)) && t->tv_sec >= 0 && t->tv_usec >= 0);
 }
 
 PBS_EXPORT int select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *timeout)
 {
-    WAIT(pbs_ready_select_concerns(n, rd, wr, ex), pbs_ready_select(n, rd, wr, ex, &r),
-         real.select(n, rd, wr, ex, timeout));
+    WAIT(pbs_ready_select_concerns(n, rd, wr, ex) && timeval_ok(timeout),
+         pbs_ready_select(n, rd, wr, ex, &r), real.select(n, rd, wr, ex, timeout));
 }
 
 PBS_EXPORT int __select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeval *timeout)
@@ -63,8 +70,9 @@ PBS_EXPORT int __select(int n, fd_set *rd, fd_set *wr, fd_set *ex, struct timeva
 PBS_EXPORT int pselect(int n, fd_set *rd, fd_set *wr, fd_set *ex, const struct timespec *timeout,
                        const sigset_t *mask)
 {
-    WAIT(pbs_ready_select_concerns(n, rd, wr, ex), pbs_ready_select(n, rd, wr, ex, &r),
-         real.pselect(n, rd, wr, ex, timeout, mask));
+    WAIT(pbs_ready_select_concerns(n, rd, wr, ex) && pbs_ready_time_ok(timeout) &&
+             pbs_ready_mask_ok(mask),
+         pbs_ready_select(n, rd, wr, ex, &r), real.pselect(n, rd, wr, ex, timeout, mask));
 }
 
 PBS_EXPORT int epoll_create(int size)
@@ -106,7 +114,7 @@ PBS_EXPORT int epoll_pwait(int epfd, struct epoll_event *ev, int max, int timeou
 {
     struct pbs_epoll *set = set_of(epfd);
 
-    WAIT(set, pbs_ready_epoll(set, epfd, ev, max, &r),
+    WAIT(set && pbs_ready_mask_ok(mask), pbs_ready_epoll(set, epfd, ev, max, &r),
          real.epoll_pwait(epfd, ev, max, timeout, mask));
 }
 
@@ -115,6 +123,6 @@ PBS_EXPORT int epoll_pwait2(int epfd, struct epoll_event *ev, int max,
 {
     struct pbs_epoll *set = set_of(epfd);
 
-    WAIT(set, pbs_ready_epoll(set, epfd, ev, max, &r),
-         real.epoll_pwait2(epfd, ev, max, timeout, mask));
+    WAIT(set && pbs_ready_time_ok(timeout) && pbs_ready_mask_ok(mask),
+         pbs_ready_epoll(set, epfd, ev, max, &r), real.epoll_pwait2(epfd, ev, max, timeout, mask));
 }

@@ -128,9 +128,31 @@ static void forget(struct pbs_thread *self, struct pbs_epoll *set, int fd)
     }
 }
 
-bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_sock *s, int epfd,
+bool pbs_item_holds(const struct pbs_item *it)
+{
+    return it->sock ? pbs_sock_holds(it->sock) : it->inner && pbs_epoll_holds(it->inner);
+}
+
+bool pbs_epoll_holds(struct pbs_epoll *set)
+{
+    struct pbs_item *it;
+    bool any = false;
+
+    if (!set->nready)
+        return false;
+    pbs_lock(&set->file.lock);
+    if (set->file.kind == PBS_FILE_EPOLL)
+        DL_FOREACH(set->ready, it) {
+            any |= pbs_item_holds(it) && (it->events & (EPOLLIN | EPOLLRDNORM)) && !it->spent;
+        }
+    pbs_unlock(&set->file.lock);
+    return any;
+}
+
+bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int epfd,
                   int fd, const struct epoll_event *ev)
 {
+    struct pbs_sock *s = f && f->kind == PBS_FILE_SOCK ? (struct pbs_sock *)f : NULL;
     struct pbs_item *it = NULL;
 
     forget(self, set, fd); /* an older one's file is closed: its number would not be free else */
@@ -157,7 +179,9 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_soc
         name(it);
         if (s)
             LL_PREPEND2(s->items, it, sock_next);
-        if (s && pbs_sock_holds(s))
+        if (f && f->kind == PBS_FILE_EPOLL)
+            it->inner = (struct pbs_epoll *)f;
+        if (pbs_item_holds(it))
             list(it);
     }
     pbs_unlock(&set->file.lock);
@@ -183,7 +207,7 @@ void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, int fd,
             it->data = ev->data.u64;
             name(it);
         }
-        if (it->sock && pbs_sock_holds(it->sock))
+        if (pbs_item_holds(it))
             list(it); /* MOD looks again and reports what is there, edge-triggered too */
     }
     pbs_unlock(&set->file.lock);

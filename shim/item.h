@@ -18,8 +18,9 @@ struct pbs_epoll;
 
 struct pbs_item {
     struct pbs_epoll *set;
-    struct pbs_sock *sock; /* NULL: no socket of ours */
-    int epfd, fd;          /* the numbers it was added by */
+    struct pbs_sock *sock;   /* NULL: no socket of ours */
+    struct pbs_epoll *inner; /* it is an epoll instance itself; NULL: no */
+    int epfd, fd;            /* the numbers it was added by */
     uint32_t events;
     uint64_t data;
     bool twin;    /* another member has the same data: an event cannot be told apart */
@@ -42,7 +43,7 @@ struct pbs_epoll {
     struct pbs_item *ready; /* members that may hold bytes or an error */
     atomic_uint nready;
     unsigned round;
-    bool kernel_first; /* whose turn it is when there is room for one event */
+    bool our_turn; /* the kernel alone filled the caller's array last time, and we had more */
     struct pbs_epoll *next_free;
 };
 
@@ -52,8 +53,9 @@ struct pbs_epoll *pbs_epoll_get(uint64_t born);
 /* nfds is 0: forgets all members, then the set. Not locked. */
 void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set);
 
-/* After epoll_ctl succeeded. s may be NULL. False: out of memory, the set can no longer be trusted. */
-bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_sock *s, int epfd,
+/* After epoll_ctl succeeded; f is fd's record or NULL. False: out of memory, the set can no longer
+ * be trusted. */
+bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int epfd,
                   int fd, const struct epoll_event *ev);
 void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, int fd,
                   const struct epoll_event *ev);
@@ -71,6 +73,13 @@ void pbs_items_arrived(struct pbs_sock *s);
 /* May thread id adopt s, as far as its memberships go? Becomes the set's waiter if there is none.
  * s locked. */
 bool pbs_items_allow(struct pbs_sock *s, uint64_t id);
+
+/* Its socket, or a member of the instance that it is, holds something. Its set locked. */
+bool pbs_item_holds(const struct pbs_item *it);
+
+/* A member of the set holds something that its events ask for. Not locked; the locks of instances
+ * are taken from the outside in, and the kernel allows no circles. */
+bool pbs_epoll_holds(struct pbs_epoll *set);
 
 /* Out of the ready list; to its end. set locked. */
 void pbs_item_unlist(struct pbs_item *it);

@@ -1,6 +1,7 @@
 #include "ready.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #include "real.h"
@@ -14,6 +15,21 @@ int pbs_ready_told(int r)
             pbs_self->ready_epoch++;
     }
     return r;
+}
+
+bool pbs_ready_time_ok(const struct timespec *t)
+{
+    struct pbs_thread *self = pbs_thread_get();
+
+    return !t || (self && pbs_user_readable(self, t, sizeof(*t)) && t->tv_sec >= 0 &&
+                  (unsigned long)t->tv_nsec < 1000000000);
+}
+
+bool pbs_ready_mask_ok(const sigset_t *mask)
+{
+    struct pbs_thread *self = pbs_thread_get();
+
+    return !mask || (self && pbs_user_readable(self, mask, 8));
 }
 
 /* An instance whose readiness is asked for from outside cannot be merged any more. */
@@ -44,7 +60,7 @@ static short held_bits(struct pbs_file *f, short events)
     short bits = 0;
 
     if (f->kind == PBS_FILE_EPOLL) {
-        if (((struct pbs_epoll *)f)->nready)
+        if (pbs_epoll_holds((struct pbs_epoll *)f))
             bits = POLLIN | POLLRDNORM;
         return bits & events;
     }
@@ -202,10 +218,10 @@ static uint32_t item_bits(const struct pbs_item *it)
 
     if (it->spent)
         return 0;
-    if (pbs_sock_holds(it->sock))
+    if (pbs_item_holds(it))
         bits = EPOLLIN | EPOLLRDNORM;
     bits &= it->events;
-    if (it->sock->error)
+    if (it->sock && it->sock->error)
         bits |= EPOLLERR;
     return bits;
 }
@@ -237,7 +253,7 @@ static int count_due(struct pbs_epoll *set)
 
     for (it = set->ready; it; it = next) {
         next = it->next;
-        if (!pbs_sock_holds(it->sock))
+        if (!pbs_item_holds(it))
             pbs_item_unlist(it);
         else if (due(it))
             n++;
@@ -253,7 +269,7 @@ static void merge(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int n
         struct pbs_item *it;
 
         HASH_FIND(hd, set->by_data, &data, sizeof(data), it);
-        if (!it || !it->sock || it->twin || !pbs_sock_holds(it->sock))
+        if (!it || it->twin || !pbs_item_holds(it))
             continue;
         ev[i].events |= item_bits(it);
         reported(set, epfd, it);
@@ -269,43 +285,37 @@ static uint32_t other_bits(const struct pbs_item *it)
     return pbs_sys3(SYS_poll, &p, 1, 0) > 0 ? (uint32_t)(unsigned short)p.revents & ~POLLNVAL : 0;
 }
 
-bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max, int *r)
+/*
+ * The kernel's events first, ours merged into them, then those of ours that it did not name. When
+ * it fills the array alone and we have more, up to half of the next array is ours: nobody starves.
+ * set locked. Events, or -errno.
+ */
+static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max, int ours)
 {
-    struct pbs_thread *self = pbs_thread_get();
-    uint64_t nobody = 0;
-    int ours, share, n = 0;
+    struct pbs_thread *self = pbs_self;
     struct pbs_item *it, *last;
+    int share = max, n = 0;
 
-    if (!self)
-        return false;
-    if (!atomic_compare_exchange_strong(&set->waiter, &nobody, self->id) && nobody != self->id)
-        nested(self, set); /* a second thread waits on it */
-    if (!atomic_load_explicit(&set->nready, memory_order_relaxed) || max <= 0 || max > 1 << 20 ||
-        !pbs_user_writable(self, ev, (size_t)max * sizeof(*ev)))
-        return false;
-    pbs_crit_enter(self);
-    pbs_lock(&set->file.lock);
-    set->round++;
-    ours = count_due(set);
-    if (!ours)
-        goto out;
-    /* Nobody starves: up to half of the room is ours, and the last place goes by turns. */
-    share = max - (ours < (max + 1) / 2 ? ours : (max + 1) / 2);
-    if (max == 1) {
-        share = set->kernel_first;
-        set->kernel_first = !set->kernel_first;
-    }
+    if (set->our_turn)
+        share -= ours < (max + 1) / 2 ? ours : (max + 1) / 2;
+    set->our_turn = false;
     if (share) {
         n = pbs_ready_told(real.epoll_wait(epfd, ev, share, 0));
         if (n < 0)
-            goto out;
+            return -errno;
         merge(set, epfd, ev, n);
     }
     last = set->ready ? set->ready->prev : NULL;
-    for (it = set->ready; it && n < max;) {
+    for (it = set->ready; it;) {
         struct pbs_item *next = it == last ? NULL : it->next;
 
         if (it->round != set->round && due(it)) {
+            if (n == max) {
+                set->our_turn = share == max;
+                break;
+            }
+            if (!pbs_user_writable(self, &ev[n], sizeof(*ev)))
+                return n ? n : -EFAULT;
             ev[n].events = item_bits(it) | other_bits(it);
             ev[n++].data.u64 = it->data;
             reported(set, epfd, it);
@@ -313,11 +323,38 @@ bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, in
         }
         it = next;
     }
-out:
+    return n;
+}
+
+bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max, int *r)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    uint64_t nobody = 0;
+    int ours, saved = errno;
+
+    if (!self)
+        return false;
+    if (!atomic_compare_exchange_strong(&set->waiter, &nobody, self->id) && nobody != self->id)
+        nested(self, set); /* a second thread waits on it */
+    if (!atomic_load_explicit(&set->nready, memory_order_relaxed) || max <= 0 ||
+        (size_t)max > INT_MAX / sizeof(*ev) || pbs_user_absurd(ev, (size_t)max * sizeof(*ev)))
+        return false;
+    *r = 0;
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    set->round++;
+    ours = count_due(set);
+    if (ours)
+        *r = collect(set, epfd, ev, max, ours);
     pbs_unlock(&set->file.lock);
     pbs_crit_leave(self);
-    *r = n;
-    return n != 0;
+    if (*r < 0) {
+        errno = -*r;
+        *r = -1;
+    } else {
+        errno = saved;
+    }
+    return *r != 0;
 }
 
 /* Before the kernel changes a membership of s. */
@@ -384,7 +421,7 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
     r = real.epoll_ctl(epfd, op, fd, ev);
     if (r || !known || !set)
         return r;
-    if (op == EPOLL_CTL_ADD && !pbs_item_add(self, set, s, epfd, fd, &copy))
+    if (op == EPOLL_CTL_ADD && !pbs_item_add(self, set, f, epfd, fd, &copy))
         nested(self, set);
     else if (op == EPOLL_CTL_MOD)
         pbs_item_mod(self, set, fd, &copy);

@@ -9,6 +9,7 @@
 #define PBS_READY_H
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 
@@ -30,6 +31,10 @@ bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, int *answer);
 
 /* The same for an epoll instance. set is borrowed from the fd table. */
 bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max, int *r);
+
+/* Whether the kernel would take these: if not, it is asked, and refuses. */
+bool pbs_ready_time_ok(const struct timespec *t);
+bool pbs_ready_mask_ok(const sigset_t *mask);
 
 /* A real wait on records returned r: more than 0 tells this thread that something is ready. */
 int pbs_ready_told(int r);

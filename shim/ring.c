@@ -238,6 +238,8 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
     if (s->hh.tbl) {
         s->ring = r;
         s->armed = true;
+        s->fresh_arm = true;
+        s->unverified = false;
         r->armed++;
     }
     pbs_unlock(&r->lock);

@@ -177,6 +177,8 @@ static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
          * so since whatever told this thread that it was ready. */
         s->dry_epoch = flags & IORING_CQE_F_SOCK_NONEMPTY ? 0 : self->ready_epoch;
     }
+    s->unverified |= s->fresh_arm && res > 0;
+    s->fresh_arm = false;
     if (!(flags & IORING_CQE_F_MORE))
         ended(r, s, res);
     if (s->items && pbs_sock_holds(s))

@@ -118,7 +118,7 @@ static bool look(struct pbs_thread *self, struct pbs_sock *s)
 
     while (pbs_ring_pending(r) && passes-- && !pbs_sock_holds(s) && s->armed)
         pbs_ring_drain(r);
-    return s->armed && s->dry_epoch == self->ready_epoch && !pbs_ring_pending(r);
+    return s->armed && !s->unverified && s->dry_epoch == self->ready_epoch && !pbs_ring_pending(r);
 }
 
 /*
@@ -174,8 +174,8 @@ static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, b
 /* Nothing of s can be behind what is held, as far as anybody was ever told. */
 static inline bool dry(struct pbs_thread *self, struct pbs_sock *s)
 {
-    return s->at_end || (s->armed && s->dry_epoch == self->ready_epoch && s->ring == self->ring &&
-                         !pbs_ring_pending(self->ring));
+    return s->at_end || (s->armed && !s->unverified && s->dry_epoch == self->ready_epoch &&
+                         s->ring == self->ring && !pbs_ring_pending(self->ring));
 }
 
 /*
@@ -214,6 +214,15 @@ static ssize_t done_or(struct pbs_thread *self, struct pbs_sock *s, const struct
                        ssize_t r)
 {
     return count_served(self, s, dst->done ? (ssize_t)dst->done : r);
+}
+
+/* What a plain receive in the middle of ours gave: bytes done so far, or r. */
+static ssize_t verified(struct pbs_thread *self, struct pbs_sock *s, const struct pbs_dst *dst,
+                        ssize_t r)
+{
+    if (dst->done && r < 0)
+        pbs_rx_keep_error(s, r);
+    return done_or(self, s, dst, r);
 }
 
 /* The record does not pay (policy auto): back to plain calls, with back-off. */
@@ -275,6 +284,15 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             break;
         }
         pinned = true;
+        if (s->unverified && pbs_fdtab_is(fd, &s->file)) {
+            r = pbs_rx_ask(self, s, fd, dst, (int)flags);
+            if (r > 0 && all && dst->left)
+                continue;
+            if (r != -EAGAIN) {
+                r = verified(self, s, dst, r);
+                break;
+            }
+        }
         if (s->timeout && !deadline)
             deadline = pbs_now_ns() + s->timeout;
         r = sleep_once(self, s, dst, deadline);

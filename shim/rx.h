@@ -73,9 +73,16 @@ int64_t pbs_ask_timeout(int fd);
 ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags);
 
+/* Nothing held: what the kernel has, without sleeping. Bytes, 0 at the end, -errno. */
+ssize_t pbs_rx_ask(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                   int flags);
+
 /* Some bytes done, nothing held: what the kernel has behind them, without sleeping. */
 void pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    int flags);
+
+/* An error that a plain call of ours took from the socket: it belongs to the next call. */
+void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r);
 
 /* MSG_WAITALL with some bytes done and nothing armed: the rest by plain means, without blocking
  * beyond deadline (0: none). Returns dst->done. */

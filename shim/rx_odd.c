@@ -73,23 +73,31 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
 }
 
 /* An error that a call of ours took from the socket belongs to the program's next call. */
-static void keep_error(struct pbs_sock *s, ssize_t r)
+void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r)
 {
     if (r < 0 && r != -EAGAIN && r != -EFAULT && r != -EBADF && r != -ENOTCONN && r != -EINTR)
         atomic_store(&s->error, (int)-r);
 }
 
-void pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+ssize_t pbs_rx_ask(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    int flags)
 {
     ssize_t r = plain(fd, dst, MSG_DONTWAIT | (flags & MSG_TRUNC));
 
     pbs_count(self, kernel_entries);
-    keep_error(s, r);
     if (r > 0)
         pbs_dst_advance(dst, (size_t)r);
-    if (dst->left && (r > 0 || r == -EAGAIN))
+    if (r == -EAGAIN || (r > 0 && dst->left)) {
         s->dry_epoch = self->ready_epoch;
+        s->unverified = false;
+    }
+    return r;
+}
+
+void pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                   int flags)
+{
+    pbs_rx_keep_error(s, pbs_rx_ask(self, s, fd, dst, flags));
 }
 
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
@@ -110,7 +118,7 @@ ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
             pbs_dst_advance(dst, (size_t)r);
             continue;
         }
-        keep_error(s, r);
+        pbs_rx_keep_error(s, r);
         if (r != -EAGAIN || !blocking)
             break;
         if (deadline) {

@@ -84,7 +84,14 @@ struct pbs_sock {
     _Atomic(size_t) held;
     struct pbs_piece *pieces;
     struct pbs_hold *holds;
-    size_t pushed;      /* bytes that were pushed into a FILE (fdopen) and may be unread there */
+    size_t pushed; /* bytes that were pushed into a FILE (fdopen) and may be unread there */
+    /*
+     * The first bytes since it was armed have come, and whether an error is behind them is not known:
+     * one that was there before the arming is reported by no further completion once bytes were
+     * (Linux 6.18; an end of file is). A plain receive that finds nothing settles it.
+     */
+    bool unverified;
+    bool fresh_arm;     /* no completion yet since it was armed */
     bool at_end;        /* the ring saw the end of file or an error: nothing is behind */
     _Atomic(int) error; /* consumed by the ring, not yet given; 0 none */
 
