@@ -1,0 +1,139 @@
+#include "unit.h"
+
+#include <pthread.h>
+
+#include "base.h"
+#include "mem.h"
+
+static void test_get_every_size_aligned_and_writable(void **state)
+{
+    (void)state;
+    for (size_t size = 1; size <= 32768; size += size < 300 ? 1 : 997) {
+        uint8_t *p = pbs_mem_get(size);
+
+        assert_non_null(p);
+        assert_int_equal((uintptr_t)p % 64, 0);
+        memset(p, 0xa5, size);
+        pbs_mem_put(p, size);
+    }
+}
+
+static void test_put_same_size_class_given_again(void **state)
+{
+    void *p = pbs_mem_get(100);
+
+    (void)state;
+    pbs_mem_put(p, 100);
+    assert_ptr_equal(pbs_mem_get(128), p);
+    pbs_mem_put(p, 128);
+    pbs_mem_put(NULL, 1);
+}
+
+static void test_map_several_pages_zeroed(void **state)
+{
+    uint8_t *p = pbs_mem_map(3 * 4096);
+
+    (void)state;
+    assert_non_null(p);
+    assert_int_equal((uintptr_t)p % 4096, 0);
+    for (size_t i = 0; i < 3 * 4096; i++)
+        assert_int_equal(p[i], 0);
+    pbs_mem_unmap(p, 3 * 4096);
+}
+
+static void test_map_too_large_null(void **state)
+{
+    (void)state;
+    assert_null(pbs_mem_map((size_t)1 << 60));
+}
+
+/* A piece that was given out twice shows as a byte that another owner wrote. */
+static void test_random_gets_and_puts_never_overlap(void **state)
+{
+    static struct {
+        uint8_t *p;
+        size_t size;
+        uint8_t mark;
+    } piece[200];
+
+    (void)state;
+    for (unsigned seed = 1; seed <= SEEDS; seed++) {
+        uint64_t rng = seeded(seed);
+
+        for (unsigned i = 0; i < 5000; i++) {
+            unsigned k = rnd(&rng, COUNT_OF(piece));
+
+            if (piece[k].p) {
+                for (size_t at = 0; at < piece[k].size; at++)
+                    if (piece[k].p[at] != piece[k].mark)
+                        fail_msg("piece %u, byte %zu was overwritten", k, at);
+                pbs_mem_put(piece[k].p, piece[k].size);
+                piece[k].p = NULL;
+            } else {
+                piece[k].size = 1 + rnd(&rng, rnd(&rng, 10) ? 300 : 32768);
+                piece[k].mark = (uint8_t)rnd(&rng, 256);
+                piece[k].p = pbs_mem_get(piece[k].size);
+                assert_non_null(piece[k].p);
+                memset(piece[k].p, piece[k].mark, piece[k].size);
+            }
+        }
+    }
+}
+
+#define THREADS 4
+#define TURNS 50000
+
+static unsigned long shared_count;
+static struct pbs_lock count_lock;
+
+static void *churn(void *arg)
+{
+    uint64_t rng = (uintptr_t)arg * 977 + 1;
+    unsigned long bad = 0;
+
+    for (unsigned i = 0; i < TURNS; i++) {
+        size_t size = 1 + rnd(&rng, 200);
+        uint8_t *p = pbs_mem_get(size);
+
+        if (!p)
+            return (void *)1;
+        memset(p, (int)(uintptr_t)arg, size);
+        pbs_lock(&count_lock);
+        shared_count++;
+        pbs_unlock(&count_lock);
+        for (size_t at = 0; at < size; at++)
+            bad += p[at] != (uint8_t)(uintptr_t)arg;
+        pbs_mem_put(p, size);
+    }
+    return (void *)bad;
+}
+
+static void test_threads_at_once_no_piece_shared_no_count_lost(void **state)
+{
+    pthread_t thread[THREADS];
+
+    (void)state;
+    for (uintptr_t i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, churn, (void *)(i + 1)), 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        void *bad = NULL;
+
+        assert_int_equal(pthread_join(thread[i], &bad), 0);
+        assert_null(bad);
+    }
+    assert_int_equal(shared_count, THREADS * TURNS);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_get_every_size_aligned_and_writable),
+        cmocka_unit_test(test_put_same_size_class_given_again),
+        cmocka_unit_test(test_map_several_pages_zeroed),
+        cmocka_unit_test(test_map_too_large_null),
+        cmocka_unit_test(test_random_gets_and_puts_never_overlap),
+        cmocka_unit_test(test_threads_at_once_no_piece_shared_no_count_lost),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
