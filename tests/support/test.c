@@ -21,6 +21,7 @@
 enum test_side test_side;
 const char *test_self;
 int (*test_helper)(int argc, char **argv);
+int (*test_program)(int argc, char **argv);
 
 static const char *const side_names[] = {"accepted", "connected"};
 static const char *case_name = "?";
@@ -208,6 +209,8 @@ int main(int argc, char **argv)
     test_self = len > 0 ? self : argv[0];
     if (argc >= 3 && strcmp(argv[1], "--helper") == 0 && test_helper)
         return test_helper(argc - 2, argv + 2);
+    if (test_program)
+        return test_program(argc, argv);
     if (argc >= 3 && strcmp(argv[1], "--case") == 0)
         return run_one(argv[2], argc >= 5 ? argv[4] : NULL);
     if (argc <= 2 && (argc < 2 || argv[1][0] != '-'))

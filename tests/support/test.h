@@ -40,6 +40,9 @@ extern const char *test_self;
 /* Called before anything else when the program is started with "--helper WORD ..."; argv[0] is WORD. */
 extern int (*test_helper)(int argc, char **argv);
 
+/* A program without cases: its own main, given the arguments. */
+extern int (*test_program)(int argc, char **argv);
+
 #define CASE(fn) {#fn, fn, false}
 #define CASE_ONCE(fn) {#fn, fn, true}
 #define CASES_END {NULL, NULL, false}

@@ -1,0 +1,148 @@
+/*
+ * A program that shuts itself in after bytes have flowed: a filter that kills whoever calls
+ * io_uring must find nobody who does.
+ */
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "asleep.h"
+#include "tcp.h"
+#include "test.h"
+
+static uint8_t buf[4096];
+
+static struct sock_filter killing[] = {
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, SYS_io_uring_setup, 0, 2),
+    BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, SYS_io_uring_register, 1, 0),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+};
+
+static struct sock_fprog program = {.len = COUNT_OF(killing), .filter = killing};
+
+static void by_prctl(void)
+{
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+static void by_syscall(void)
+{
+    MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
+}
+
+static void by_syscall_prctl(void)
+{
+    MUST(syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0));
+}
+
+static void by_tsync(void)
+{
+    MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program));
+}
+
+static void shut_in(void (*install)(void))
+{
+    struct pair held = pair_open_held(50), warm = pair_open_warm();
+    struct pair fresh;
+    struct later_put lp;
+
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    install();
+    take(&held, 50);
+    check_empty(held.us);
+    later_put(&lp, &warm, 20);
+    take(&warm, 20);
+    later_join(&lp.l);
+    CHECK_EQ(poll_now(warm.us, POLLIN), 0);
+    fresh = pair_open_held(30);
+    take(&fresh, 30);
+    MUST(close(fresh.us));
+    CHECK_PEER_SEES(fresh.peer, SEEN_FIN);
+    close(fresh.peer);
+    peer_fin(&warm);
+    CHECK_EQ(recv(warm.us, buf, 1, 0), 0);
+    pair_close(&warm);
+    pair_close(&held);
+}
+
+static void test_filter_by_prctl_the_stream_goes_on(void)
+{
+    shut_in(by_prctl);
+}
+
+static void test_filter_by_syscall_the_stream_goes_on(void)
+{
+    shut_in(by_syscall);
+}
+
+static void test_filter_by_syscall_prctl_the_stream_goes_on(void)
+{
+    shut_in(by_syscall_prctl);
+}
+
+static void test_filter_for_all_threads_the_stream_goes_on(void)
+{
+    shut_in(by_tsync);
+}
+
+static void *receive_ten(void *arg)
+{
+    struct pair *p = arg;
+
+    warm_up(p);
+    take(p, 10);
+    take(p, 10);
+    return NULL;
+}
+
+static void test_filter_for_all_threads_while_one_is_blocked(void)
+{
+    struct pair p = pair_open();
+    struct worker w;
+
+    worker_start(&w, receive_ten, &p);
+    CHECK_SOON(__atomic_load_n(&p.got, __ATOMIC_RELAXED) == 32 && thread_asleep(w.tid), 5000);
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    by_tsync();
+    put_now(&p, 10);
+    wait_asleep(w.tid);
+    put_now(&p, 10);
+    worker_join(&w);
+    check_empty(p.us);
+    MUST(close(p.us));
+    CHECK_PEER_SEES(p.peer, SEEN_FIN);
+    close(p.peer);
+}
+
+static void test_bad_filter_changes_nothing(void)
+{
+    struct pair p = pair_open_held(20);
+    struct sock_fprog none = {.len = 0, .filter = killing};
+
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    CHECK_ERR(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &none), EINVAL);
+    take(&p, 20);
+    put(&p, 10);
+    take(&p, 10);
+    pair_close(&p);
+}
+
+const struct test_case test_cases[] = {
+    CASE(test_filter_by_prctl_the_stream_goes_on),
+    CASE(test_filter_by_syscall_the_stream_goes_on),
+    CASE(test_filter_by_syscall_prctl_the_stream_goes_on),
+    CASE(test_filter_for_all_threads_the_stream_goes_on),
+    CASE(test_filter_for_all_threads_while_one_is_blocked),
+    CASE(test_bad_filter_changes_nothing),
+    CASES_END,
+};
