@@ -1,7 +1,7 @@
 # Common to the scripts that run real programs; sourced, not run. Needs bash, awk, coreutils.
 #
 # LIB    the library
-# BUILD  the build tree that it comes from
+# BUILD  the build tree (default: the one that it is in)
 #
 # A leg is how a program is run:
 #   plain    without the library: proves that the script itself is right
@@ -13,13 +13,13 @@
 #
 # shellcheck shell=bash
 
-: "${LIB:?the library}" "${BUILD:?the build tree}"
+: "${LIB:?the library}" "${BUILD:=$(dirname "$LIB")}"
 work=$(mktemp -d "${TMPDIR:-/tmp}/pbufshim.XXXXXX")
-pids=()
 
 cleanup() {
     local pid
-    for pid in "${pids[@]}"; do
+    # Only children that still run: any other number may be someone else's by now.
+    for pid in $(jobs -pr); do
         kill -KILL "$pid" 2>/dev/null || true
     done
     rm -rf "$work"
@@ -65,7 +65,6 @@ output=
 spawn() {
     in_leg "$@" <"$input" >>"${output:-$work/$2.out}" 2>>"$work/$2.out" &
     pid=$!
-    pids+=("$pid")
 }
 
 alive() {
@@ -159,16 +158,17 @@ served() {
     [ "$1" != always ] || [ "$ring" -gt 0 ] || fail "false green: $3 got no byte by a ring"
 }
 
-# same WHAT A B: equal and not empty.
+# same WHAT WANTED GOT: equal and not empty.
 same() {
     [ -n "$2" ] || fail "$1: nothing to compare"
-    [ "$2" = "$3" ] || fail "$1: $2 is not $3"
+    [ "$2" = "$3" ] || fail "$1: wanted $2, got $3"
 }
 
 # A stream of so many bytes that depends on the seed alone: AES-CTR over zeros.
 bytes() {
-    openssl enc -aes-128-ctr -nosalt -pass "pass:$1" -pbkdf2 -iter 1 -in /dev/zero 2>/dev/null |
-        head -c "$2"
+    # openssl fails when head has enough: that is how it ends.
+    { openssl enc -aes-128-ctr -nosalt -pass "pass:$1" -pbkdf2 -iter 1 -in /dev/zero 2>/dev/null ||
+        true; } | head -c "$2"
 }
 
 hash_of() {
@@ -185,7 +185,6 @@ source_of() {
             until [ -e "$file" ]; do sleep 0.02; done
         done
     } >"$work/$1.in" &
-    pids+=($!)
 }
 
 # sink_of NAME SIZE: a pipe NAME.sink. NAME.full exists when SIZE bytes were written to it; their hash
@@ -197,7 +196,6 @@ sink_of() {
         : >"$work/$1.full"
         wc -c
     } <"$work/$1.sink" >"$work/$1.hash" &
-    pids+=($!)
     printf '%s' "$!" >"$work/$1.hasher"
 }
 

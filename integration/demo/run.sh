@@ -28,17 +28,16 @@ read -r server_cpu load_cpu < <(two_cpus)
 # measure LEG TAG SECONDS: one server and one load; appends to $work/result.TAG.
 measure() {
     local out
-    exec 3< <(in_leg "$1" "$2" "$programs/lineserver" -c "$server_cpu")
+    [ -p "$work/ready" ] || mkfifo "$work/ready"
+    in_leg "$1" "$2" "$programs/lineserver" -c "$server_cpu" >"$work/ready" &
     pid=$!
-    pids+=("$pid")
+    exec 3<"$work/ready"
     read -r -t 10 _ port <&3 || fail "the line server did not start"
     out=$("$programs/lineload" -c "$load_cpu" -n "$connections" -t "$3" "$port") ||
         fail "the load was not answered rightly (leg $1)"
     printf '%s\n' "$out" >>"$work/result.$2"
-    kill -TERM "$pid"
-    # The server is the only one to hold the pipe: its end is the server's.
-    read -r -t 10 _ <&3 || [ $? -eq 1 ] || fail "the line server did not end"
     exec 3<&-
+    stop "$pid" "the line server" 0
 }
 
 result() {
