@@ -3,7 +3,6 @@
  * the program saw. --help says how.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -15,40 +14,16 @@
 
 #include "diff.h"
 #include "gen.h"
-
-#define MAX_JOBS 16
-
-static const char usage[] =
-    "difftest [--leg plain|shim|auto|starved|noring] [--shim LIBRARY] WHAT\n"
-    "  --seeds A..B        scripts made from these seeds\n"
-    "  --script FILE       one script; with --verbose, each line's plain and leg result\n"
-    "  --regress DIR       every DIR/*.script\n"
-    "  --gen SEED          print a seed's script\n"
-    "  --only a,b          of the categories only these; --without a,b: never these\n"
-    "  --categories        list them\n"
-    "  --jobs N            workers (2)          --repeat N   runs of each script (1)\n"
-    "  --keep DIR          where shrunk scripts of failures go\n"
-    "  --max-failures N    stop after so many (10)   --shrink-time S  per failure (40)\n"
-    "  --hang MS           a call that sleeps so long hangs (1500)\n"
-    "  --no-guard          do not ask that a ring served bytes\n"
-    "  --strict            a short count is a difference, too\n"
-    "  --expect-failure N  succeed only if a difference is found and shrunk to N lines or fewer\n"
-    "Exit status: 0 no difference, 1 differences, 2 usage, 3 the harness itself failed.\n";
+#include "options.h"
 
 struct shared_count {
     _Atomic uint64_t next;
     _Atomic long runs, failures, broken, topups, extra_edges, smallest;
 };
 
-static struct {
-    struct fz_setup setup;
-    uint64_t from, to, only, without;
-    const char *keep, *script, *regress;
-    char dir[64];
-    int jobs, max_failures, shrink_time, repeat, expect;
-    bool guard, verbose, strict;
-    struct shared_count *count;
-} o;
+static struct fz_options o;
+static struct shared_count *count;
+static char dir[64]; /* for what the workers leave */
 
 static void keep_script(const struct fz_script *s, const char *name, const struct fz_verdict *v)
 {
@@ -94,8 +69,8 @@ static void failed(const char *name, struct fz_script *s, struct fz_verdict *v)
         if (sv.line >= 0)
             fz_report(&small, &sv, out);
         keep_script(&small, name, &sv);
-        if (small.n < o.count->smallest)
-            o.count->smallest = small.n;
+        if (small.n < count->smallest)
+            count->smallest = small.n;
     }
     fclose(out);
     fputs(text, stdout);
@@ -108,34 +83,34 @@ static void run_one(const char *name, struct fz_script *s)
     struct fz_verdict v;
 
     fz_try(&o.setup, s, &v);
-    o.count->runs++;
-    o.count->topups += v.topups;
-    o.count->extra_edges += v.extra_edges;
+    count->runs++;
+    count->topups += v.topups;
+    count->extra_edges += v.extra_edges;
     if (v.plain_broken) {
-        o.count->broken++;
+        count->broken++;
         printf("%s: the plain run does not come to its end\n", name);
         fz_report(s, &v, stdout);
         fflush(stdout);
     } else if (v.line >= 0 || (o.strict && v.topups)) {
-        if (o.count->failures++ < o.max_failures && v.line >= 0)
+        if (count->failures++ < o.max_failures && v.line >= 0)
             failed(name, s, &v);
     }
 }
 
 static void worker(int n)
 {
-    static char dir[128];
+    static char mine[128];
     char path[192], name[64];
     FILE *out;
 
-    snprintf(dir, sizeof(dir), "%s/w%d", o.dir, n);
-    mkdir(dir, 0700);
-    o.setup.dir = dir;
+    snprintf(mine, sizeof(mine), "%s/w%d", dir, n);
+    mkdir(mine, 0700);
+    o.setup.dir = mine;
     for (;;) {
-        uint64_t seed = o.count->next++;
+        uint64_t seed = count->next++;
         struct fz_script s = {.n = 0};
 
-        if (seed > o.to || o.count->failures >= o.max_failures)
+        if (seed > o.to || count->failures >= o.max_failures)
             break;
         o.setup.noring_errno = seed % 2 ? EPERM : ENOSYS;
         fz_generate(seed, o.only, o.without, &s);
@@ -145,8 +120,8 @@ static void worker(int n)
             run_one(name, &s);
         fz_script_free(&s);
     }
-    rmdir(dir);
-    snprintf(path, sizeof(path), "%s/sum%d", o.dir, n);
+    rmdir(mine);
+    snprintf(path, sizeof(path), "%s/sum%d", dir, n);
     out = fopen(path, "we");
     if (!out)
         _exit(3);
@@ -157,10 +132,10 @@ static void worker(int n)
 
 static void run_seeds(void)
 {
-    pid_t pid[MAX_JOBS];
+    pid_t pid[FZ_MAX_JOBS];
     int status;
 
-    o.count->next = o.from;
+    count->next = o.from;
     fflush(stdout);
     for (int i = 0; i < o.jobs; i++) {
         pid[i] = fork();
@@ -169,8 +144,8 @@ static void run_seeds(void)
     }
     for (int i = 0; i < o.jobs; i++)
         if (waitpid(pid[i], &status, 0) < 0 || status)
-            o.count->broken++;
-    fz_counters_read(o.dir);
+            count->broken++;
+    fz_counters_read(dir);
 }
 
 static void run_file(const char *path)
@@ -181,7 +156,7 @@ static void run_file(const char *path)
 
     if (fz_script_load(&s, path)) {
         fprintf(stderr, "difftest: cannot read %s\n", path);
-        o.count->broken++;
+        count->broken++;
         return;
     }
     snprintf(name, sizeof(name), "again-%.*s", (int)strcspn(base, "."), base);
@@ -207,7 +182,7 @@ static void run_files(void)
     char cmd[PATH_MAX], path[PATH_MAX];
     FILE *list;
 
-    o.setup.dir = o.dir;
+    o.setup.dir = dir;
     o.setup.noring_errno = EPERM;
     if (o.script)
         run_file(o.script);
@@ -225,7 +200,7 @@ static void run_files(void)
 
 static int verdict(void)
 {
-    struct shared_count *c = o.count;
+    struct shared_count *c = count;
     long ring = fz_counter("ring_bytes");
     bool wrong_ring = false;
 
@@ -258,122 +233,20 @@ static int print_script(uint64_t seed)
     return 0;
 }
 
-static const char *beside_me(const char *file)
-{
-    static char path[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 64);
-
-    if (n < 0)
-        exit(3);
-    path[n] = 0;
-    strcpy(strrchr(path, '/') + 1, file);
-    return path;
-}
-
-static enum fz_leg leg_of(const char *name)
-{
-    for (int i = 0; i < FZ_LEGS; i++)
-        if (!strcmp(name, fz_leg_name[i]))
-            return (enum fz_leg)i;
-    fprintf(stderr, "no such leg: %s\n", name);
-    exit(2);
-}
-
-static uint64_t categories(const char *list)
-{
-    uint64_t mask = fz_categories(list);
-
-    if (!mask && *list)
-        exit(2);
-    return mask;
-}
-
-static void bad_usage(void)
-{
-    fputs(usage, stderr);
-    exit(2);
-}
-
-static void read_options(int argc, char **argv, uint64_t *gen)
-{
-    static const struct option longs[] = {
-        {"leg", 1, 0, 'l'},          {"seeds", 1, 0, 's'},       {"jobs", 1, 0, 'j'},
-        {"shim", 1, 0, 'p'},         {"keep", 1, 0, 'k'},        {"script", 1, 0, 'f'},
-        {"gen", 1, 0, 'g'},          {"only", 1, 0, 'o'},        {"without", 1, 0, 'w'},
-        {"categories", 0, 0, 'c'},   {"repeat", 1, 0, 'r'},      {"regress", 1, 0, 'd'},
-        {"max-failures", 1, 0, 'm'}, {"shrink-time", 1, 0, 't'}, {"hang", 1, 0, 'h'},
-        {"no-guard", 0, 0, 'n'},     {"verbose", 0, 0, 'v'},     {"strict", 0, 0, 'S'},
-        {"expect-failure", 1, 0, 'e'}, {"runner", 1, 0, 'R'},    {"help", 0, 0, 'H'},
-        {0, 0, 0, 0}};
-    unsigned long long a, b;
-    int c;
-
-    while ((c = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
-        switch (c) {
-        case 'l': o.setup.leg = leg_of(optarg); break;
-        case 's':
-            if (sscanf(optarg, "%llu..%llu", &a, &b) != 2 || b < a)
-                bad_usage();
-            o.from = a;
-            o.to = b;
-            break;
-        case 'j': o.jobs = atoi(optarg); break;
-        case 'p': o.setup.preload = optarg; break;
-        case 'k': o.keep = optarg; break;
-        case 'f': o.script = optarg; break;
-        case 'g': *gen = strtoull(optarg, NULL, 10); break;
-        case 'o': o.only = categories(optarg); break;
-        case 'w': o.without = categories(optarg); break;
-        case 'c': fz_categories_print(stdout); exit(0);
-        case 'r': o.repeat = atoi(optarg); break;
-        case 'd': o.regress = optarg; break;
-        case 'm': o.max_failures = atoi(optarg); break;
-        case 't': o.shrink_time = atoi(optarg); break;
-        case 'h': o.setup.hang_ms = atoi(optarg); break;
-        case 'n': o.guard = false; break;
-        case 'v': o.verbose = true; break;
-        case 'S': o.strict = true; break;
-        case 'e': o.expect = atoi(optarg); break;
-        case 'R': o.setup.runner = optarg; break;
-        case 'H': fputs(usage, stdout); exit(0);
-        default: bad_usage();
-        }
-    }
-    if (optind < argc || o.jobs < 1 || o.jobs > MAX_JOBS)
-        bad_usage();
-}
-
 int main(int argc, char **argv)
 {
-    uint64_t gen = UINT64_MAX;
-
-    o.jobs = 2;
-    o.max_failures = 10;
-    o.shrink_time = 40;
-    o.repeat = 1;
-    o.guard = true;
-    o.from = 1;
-    o.setup.hang_ms = 1500;
-    read_options(argc, argv, &gen);
-    if (gen != UINT64_MAX)
-        return print_script(gen);
-    if (!o.to && !o.script && !o.regress)
-        bad_usage();
-    if (o.setup.leg != FZ_PLAIN && !o.setup.preload) {
-        fprintf(stderr, "difftest: leg %s needs --shim LIBRARY\n", fz_leg_name[o.setup.leg]);
-        return 2;
-    }
-    if (!o.setup.runner)
-        o.setup.runner = beside_me("fz_runner");
-    strcpy(o.dir, "/tmp/difftest.XXXXXX");
-    o.count = mmap(NULL, sizeof(*o.count), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (o.count == MAP_FAILED || !mkdtemp(o.dir))
+    fz_options_read(&o, argc, argv);
+    if (o.gen != FZ_NO_SEED)
+        return print_script(o.gen);
+    strcpy(dir, "/tmp/difftest.XXXXXX");
+    count = mmap(NULL, sizeof(*count), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (count == MAP_FAILED || !mkdtemp(dir))
         return 3;
-    o.count->smallest = LONG_MAX;
+    count->smallest = LONG_MAX;
     signal(SIGPIPE, SIG_IGN);
     if (o.to)
         run_seeds();
     run_files();
-    rmdir(o.dir);
+    rmdir(dir);
     return verdict();
 }

@@ -2,10 +2,10 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <linux/sockios.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -189,8 +189,8 @@ static void do_set(struct fz_slot *s, const struct fz_op *op)
 /* get fN ERROR|LOWAT|TIMEO|OOBINLINE|FIONREAD|SIOCINQ|ATMARK|FL|TYPE */
 static void do_get(struct fz_slot *s, const struct fz_op *op)
 {
-    static const struct fz_name opt[] = {{"ERROR", SO_ERROR},         {"LOWAT", SO_RCVLOWAT},
-                                         {"OOBINLINE", SO_OOBINLINE}, {"TYPE", SO_TYPE},
+    static const struct fz_name opt[] = {{"ERROR", SO_ERROR},           {"LOWAT", SO_RCVLOWAT},
+                                         {"OOBINLINE", SO_OOBINLINE},   {"TYPE", SO_TYPE},
                                          {"ACCEPTCONN", SO_ACCEPTCONN}, {NULL, 0}};
     int fd = fz_fd_of(op, 0, NULL), val = -7, ret;
     const char *what = fz_word(op, 1);

@@ -155,8 +155,8 @@ void fz_check(int conn, const unsigned char *data, long len, bool take, char *ou
 static long top_up(struct fz_slot *s, int fd, int conn, long got, int flags)
 {
     while (got < s->want && s->want <= ARENA) {
-        ssize_t n = recv(fd, arena.linear, (size_t)(s->want - got),
-                         MSG_DONTWAIT | (flags & MSG_TRUNC));
+        ssize_t n =
+            recv(fd, arena.linear, (size_t)(s->want - got), MSG_DONTWAIT | (flags & MSG_TRUNC));
 
         if (n <= 0)
             break;

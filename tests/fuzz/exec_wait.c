@@ -33,8 +33,7 @@ static void read_set(struct set *set, const struct fz_op *op)
         set->var[set->n] = var;
         set->p[set->n].fd = var < 0 ? -1 : fz_sh->fd[var].num;
         set->p[set->n].revents = 0x7fff;
-        set->p[set->n++].events =
-            *colon == ':' ? (short)fz_flags(colon + 1, fz_poll_bits) : POLLIN;
+        set->p[set->n++].events = *colon == ':' ? (short)fz_flags(colon + 1, fz_poll_bits) : POLLIN;
         at += strcspn(at, ",");
         if (*at)
             at++;

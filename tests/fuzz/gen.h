@@ -9,11 +9,12 @@
 #include "script.h"
 
 #define FZ_CATEGORIES(X)                                                                           \
-    X(iov) X(mmsg) X(peek) X(waitall) X(dontwait) X(trunc) X(badptr) X(zero) X(big)                \
-    X(poll) X(select) X(epoll) X(et) X(oneshot) X(dup) X(close) X(closerange) X(shutdown)          \
-    X(fin) X(rst) X(timeo) X(nonblock) X(fionread) X(soerror) X(lowat) X(oob) X(oobinline)         \
-    X(send) X(threads) X(block) X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler)    \
-    X(fork) X(texit) X(cancel) X(client) X(ipv6) X(errors)
+    X(iov)                                                                                         \
+    X(mmsg) X(peek) X(waitall) X(dontwait) X(trunc) X(badptr) X(zero) X(big) X(poll) X(select)     \
+        X(epoll) X(et) X(oneshot) X(dup) X(close) X(closerange) X(shutdown) X(fin) X(rst) X(timeo) \
+            X(nonblock) X(fionread) X(soerror) X(lowat) X(oob) X(oobinline) X(send) X(threads)     \
+                X(block) X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler) X(fork)   \
+                    X(texit) X(cancel) X(client) X(ipv6) X(errors)
 
 enum fz_category {
 #define X(name) FZ_CAT_##name,
@@ -42,11 +43,12 @@ struct fz_gen {
     struct fz_mconn conn[FZ_CONNS];
     struct {
         int conn;
-        bool open, nonblock_known;
+        int was; /* 1 + the connection it stood for before a dup2, or 0 */
+        bool open;
     } fd[FZ_FDS];
     struct {
         bool open;
-        uint32_t in, any; /* descriptors watched for input; registered at all */
+        uint32_t in, any, ever; /* descriptors watched for input; registered now; at any time */
     } ep[FZ_EPOLLS];
     int nconn, nfd, nep, nlisten, listen_family[FZ_LISTENERS];
     bool thread[FZ_THREADS];
@@ -96,6 +98,7 @@ struct fz_act {
 extern const struct fz_act fz_acts[];
 bool fz_act_connect(struct fz_gen *g);
 bool fz_act_poll(struct fz_gen *g);
-void fz_poll_set(struct fz_gen *g, int must, bool quiet, char *out, size_t size);
+void fz_poll_set(struct fz_gen *g, int must, bool quiet, bool only_in, int but, char *out,
+                 size_t size);
 
 #endif

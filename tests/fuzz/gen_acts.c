@@ -123,33 +123,38 @@ static bool act_send(struct fz_gen *g)
     return true;
 }
 
-static const char *poll_bits(struct fz_gen *g, bool quiet)
+static const char *poll_bits(struct fz_gen *g, bool quiet, bool only_in)
 {
-    static const char *const any[] = {"IN",         "IN|RDHUP",     "IN|OUT",   "OUT",
-                                      "RDHUP",      "IN|RDNORM",    "OUT|RDHUP", "0",
-                                      "RDNORM",     "IN|OUT|RDHUP", "IN",       "IN"};
+    static const char *const any[] = {"IN",     "IN|RDHUP",     "IN|OUT",    "OUT",
+                                      "RDHUP",  "IN|RDNORM",    "OUT|RDHUP", "0",
+                                      "RDNORM", "IN|OUT|RDHUP", "IN",        "IN"};
     static const char *const still[] = {"IN", "IN|RDHUP", "RDNORM", "IN|RDNORM|RDHUP"};
 
+    if (only_in)
+        return "IN";
     return quiet ? still[fz_rand(g, 4)] : any[fz_rand(g, 12)];
 }
 
-/* quiet: only what is not ready now, so that the wait sleeps; must: a descriptor that is in it */
-void fz_poll_set(struct fz_gen *g, int must, bool quiet, char *out, size_t size)
+/* quiet: only what is not ready now, so that the wait sleeps; must: a descriptor that is in it;
+   but: a connection that is not */
+void fz_poll_set(struct fz_gen *g, int must, bool quiet, bool only_in, int but, char *out,
+                 size_t size)
 {
     const char *sep = "";
     int n = (int)fz_rand(g, 3) + (must < 0);
 
     if (must >= 0) {
-        fz_cat(out, size, "f%d:%s", must, poll_bits(g, quiet));
+        fz_cat(out, size, "f%d:%s", must, poll_bits(g, quiet, only_in));
         sep = ",";
     }
     for (int i = 0; i < n; i++) {
         int f = g->nfd ? (int)fz_rand(g, (uint64_t)g->nfd) : 0;
         const struct fz_mconn *m = &g->conn[g->fd[f].conn];
 
-        if (f == must || (quiet && (!g->fd[f].open || m->unread || m->odd || fz_over(m))))
+        if (f == must || g->fd[f].conn == but ||
+            (quiet && (!g->fd[f].open || m->unread || m->odd || fz_over(m))))
             continue;
-        fz_cat(out, size, "%sf%d:%s", sep, f, poll_bits(g, quiet));
+        fz_cat(out, size, "%sf%d:%s", sep, f, poll_bits(g, quiet, only_in));
         sep = ",";
     }
 }
@@ -159,7 +164,7 @@ static bool observe(struct fz_gen *g, const char *kind)
     char set[128] = "";
     int t = fz_thread_for(g, g->nconn ? (int)fz_rand(g, (uint64_t)g->nconn) : 0);
 
-    fz_poll_set(g, -1, false, set, sizeof(set));
+    fz_poll_set(g, -1, false, false, -1, set, sizeof(set));
     if (fz_chance(g, 5) && g->timed < 2) {
         EMIT(g, "t%d~ poll kind=%s set=%s timeout=15 limit=0", t, kind, set);
         g->timed++;
@@ -184,8 +189,8 @@ static bool act_select(struct fz_gen *g)
 
 static const char *epoll_ev(struct fz_gen *g, bool *in)
 {
-    static const char *const ev[] = {"IN", "IN|RDHUP", "IN|OUT", "IN|OUT|RDHUP", "RDHUP", "OUT",
-                                     "RDNORM|IN"};
+    static const char *const ev[] = {"IN",    "IN|RDHUP", "IN|OUT",   "IN|OUT|RDHUP",
+                                     "RDHUP", "OUT",      "RDNORM|IN"};
     int k = (int)fz_rand(g, 7);
 
     *in = k < 4 || k == 6;
@@ -208,6 +213,7 @@ static bool epoll_change(struct fz_gen *g, int e, int t)
     if (what >= 6 && !(g->ep[e].any >> f & 1))
         return true;
     g->ep[e].any |= 1u << f;
+    g->ep[e].ever |= 1u << f;
     g->ep[e].in &= ~(1u << f);
     if (what >= 8)
         g->ep[e].any &= ~(1u << f);
@@ -265,6 +271,7 @@ static bool act_dup(struct fz_gen *g)
             g->ep[e].in &= ~(1u << over);
             g->ep[e].any &= ~(1u << over);
         }
+        g->fd[over].was = g->fd[over].conn + 1;
         g->fd[over].conn = c;
         return true;
     }

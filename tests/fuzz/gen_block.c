@@ -6,16 +6,20 @@
 enum sleep_kind { IN_RECV, IN_POLL, IN_EPOLL };
 
 struct nap {
-    int c, f, t;          /* connection, descriptor, sleeping thread */
+    int c, f, t; /* connection, descriptor, sleeping thread */
+    int other;   /* a thread that is awake, or -1 */
+    int but;     /* a connection that it must not watch, or -1 */
     enum sleep_kind kind;
-    long need;            /* bytes that end it */
-    bool calm;            /* nothing has been taken yet, so a signal ends it with EINTR */
+    long need; /* bytes that end it */
+    bool calm; /* nothing has been taken yet, so a signal ends it with EINTR */
     struct fz_rx rx;
 };
 
 static bool may_sleep_on(const struct fz_mconn *m)
 {
-    return m->up && m->peer && !m->odd && !fz_over(m) && !m->shutwr && !m->timeo;
+    /* with bytes taken already, SO_RCVLOWAT counts only those that come after them */
+    return m->up && m->peer && (m->lowat == 1 || !m->unread) && !m->odd && !fz_over(m) &&
+           !m->shutwr && !m->timeo;
 }
 
 static bool nap_recv(struct fz_gen *g, struct nap *n)
@@ -46,7 +50,7 @@ static bool nap_poll(struct fz_gen *g, struct nap *n)
 
     if (m->unread || (kind < 2 && !HAS(g, poll)) || (kind >= 2 && !HAS(g, select)))
         return false;
-    fz_poll_set(g, n->f, true, set, sizeof(set));
+    fz_poll_set(g, n->f, true, kind >= 2, n->but, set, sizeof(set));
     EMIT(g, "t%d& poll kind=%s set=%s timeout=%d", n->t, kinds[kind], set,
          fz_chance(g, 50) ? -1 : 15000);
     n->need = m->lowat;
@@ -61,6 +65,9 @@ static bool nap_epoll(struct fz_gen *g, struct nap *n)
 
     if (!HAS(g, epoll) || !g->ep[e].open || !(g->ep[e].in >> n->f & 1))
         return false;
+    for (int f = 0; f < g->nfd; f++)
+        if ((g->ep[e].ever >> f & 1) && (g->fd[f].conn == n->but || g->fd[f].was == n->but + 1))
+            return false;
     EMIT(g, "t%d epwait e%d max=16", n->t, e);
     EMIT(g, "t%d& epwait e%d kind=%s max=16 timeout=%d", n->t, e,
          fz_chance(g, 70) ? "epoll_wait" : "epoll_pwait", fz_chance(g, 50) ? -1 : 15000);
@@ -149,7 +156,7 @@ static void end_by_stop(struct fz_gen *g, struct nap *n)
 
 static void end_by_close(struct fz_gen *g, struct nap *n)
 {
-    int other = n->t ? 0 : 1, way = (int)fz_rand(g, 4), f2 = -1;
+    int other = n->other, way = (int)fz_rand(g, 4), f2 = -1;
     struct fz_mconn *m = &g->conn[n->c];
     long len = n->need + (fz_chance(g, 30) ? 50 : 0);
 
@@ -163,8 +170,10 @@ static void end_by_close(struct fz_gen *g, struct nap *n)
     for (int i = 0; i < g->nfd; i++)
         if (g->fd[i].open && g->fd[i].conn != n->c)
             f2 = i;
-    if (way == 1 && f2 >= 0) {
+    /* poll and select look the number up again when woken, and would sleep on */
+    if (way == 1 && f2 >= 0 && n->kind == IN_RECV) {
         EMIT(g, "t%d dup f%d f%d kind=dup2", other, n->f, f2);
+        g->fd[n->f].was = n->c + 1;
         g->fd[n->f].conn = g->fd[f2].conn;
     } else {
         EMIT(g, "t%d close f%d", other, n->f);
@@ -193,11 +202,10 @@ static void end_by_cancel(struct fz_gen *g, struct nap *n)
 /* Life goes on elsewhere while it sleeps: that must neither end it nor take its bytes. */
 static void meanwhile(struct fz_gen *g, struct nap *n)
 {
-    int c = fz_any_conn(g), other = n->t ? 0 : 1;
+    int c = fz_any_conn(g), other = n->other;
     struct fz_mconn *m = &g->conn[c];
 
-    if (c == n->c || m->odd || m->nonblock || m->lowat > 1 || n->kind != IN_RECV ||
-        !g->thread[other])
+    if (c == n->c || m->odd || m->nonblock || m->lowat > 1 || n->kind != IN_RECV || other < 0)
         return;
     if (!m->unread && !fz_peer_sends(g, c, 1 + (long)fz_rand(g, 500)))
         return;
@@ -207,7 +215,7 @@ static void meanwhile(struct fz_gen *g, struct nap *n)
 
 bool fz_act_block(struct fz_gen *g)
 {
-    struct nap n = {.c = fz_any_conn(g)};
+    struct nap n = {.c = fz_any_conn(g), .but = -1};
     struct fz_mconn *m;
     bool done = false;
 
@@ -216,8 +224,9 @@ bool fz_act_block(struct fz_gen *g)
     m = &g->conn[n.c];
     n.f = fz_fd_for(g, n.c);
     n.t = fz_thread_for(g, n.c);
+    n.other = n.t ? 0 : -1;
     if (HAS(g, closeblocked) || HAS(g, cancel))
-        fz_other_thread(g, n.t);
+        n.other = fz_other_thread(g, n.t);
     for (int i = 0; i < 4 && !done; i++) {
         n.kind = (enum sleep_kind)fz_rand(g, 3);
         if (n.kind == IN_RECV && !m->nonblock)
@@ -276,7 +285,8 @@ bool fz_act_block(struct fz_gen *g)
 bool fz_act_observe(struct fz_gen *g)
 {
     int c1 = fz_any_conn(g), c2 = fz_any_conn(g), t1, t2;
-    struct nap seen = {.c = c1, .kind = IN_POLL}, got = {.c = c2, .kind = IN_RECV};
+    struct nap seen = {.c = c1, .kind = IN_POLL, .but = c2};
+    struct nap got = {.c = c2, .kind = IN_RECV, .but = -1};
 
     if (c1 < 0 || c1 == c2 || !may_sleep_on(&g->conn[c1]) || !may_sleep_on(&g->conn[c2]) ||
         g->conn[c1].unread || g->conn[c2].nonblock)

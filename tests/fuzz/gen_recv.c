@@ -37,47 +37,53 @@ static const char *pick_kind(struct fz_gen *g)
     return fz_chance(g, 50) ? "recv" : "read";
 }
 
-static void add_lens(struct fz_gen *g, const char *kind, bool one, struct fz_rx *rx)
+static bool takes_iov(const char *kind)
+{
+    return !strcmp(kind, "readv") || !strcmp(kind, "recvmsg") || !strcmp(kind, "preadv2") ||
+           !strcmp(kind, "recvmmsg");
+}
+
+/* Returns the last piece's length. */
+static long add_lens(struct fz_gen *g, const char *kind, bool one, struct fz_rx *rx)
 {
     int max = !strcmp(kind, "recvmmsg") ? 3 : 8;
-    int n = strstr("readv recvmsg preadv2 recvmmsg", kind) && strcmp(kind, "read") && !one
-                ? 1 + (int)fz_rand(g, (uint64_t)max)
-                : 1;
-    long left = rx->total;
+    int n = takes_iov(kind) && !one ? 1 + (int)fz_rand(g, (uint64_t)max) : 1;
+    long left = rx->total, len = 0, sum = 0;
 
     fz_cat(rx->text, sizeof(rx->text), " len=");
     for (int i = 0; i < n; i++) {
-        long len = i == n - 1 ? left : (long)fz_rand(g, (uint64_t)left + 1);
-
+        len = i == n - 1 ? left : (long)fz_rand(g, (uint64_t)left + 1);
         if (!strcmp(kind, "recvmmsg") && !len)
             len = 1;
         fz_cat(rx->text, sizeof(rx->text), "%s%ld", i ? "," : "", len);
-        left -= len;
-        if (left < 0)
-            left = 0;
+        left -= len < left ? len : left;
+        sum += len;
     }
+    rx->total = sum;
+    return len;
 }
 
 /*
- * A pointer that is bad for all or for a part. Only where one segment waits: with several, how
- * much was copied before the fault depends on how the kernel had merged them.
+ * The last piece is bad, all of it or from some byte on. Only where one segment waits: with
+ * several, how much was copied before the fault depends on how the kernel had merged them.
  */
-static void add_bad(struct fz_gen *g, const struct fz_mconn *m, struct fz_rx *rx)
+static void add_bad(struct fz_gen *g, const struct fz_mconn *m, long last, struct fz_rx *rx)
 {
     static const char *const bad[] = {"null", "hole", "readonly", "kernel"};
+    long reaches = m->unread - (rx->total - last), part = 0;
+    int which = (int)fz_rand(g, 4);
 
-    if (fz_chance(g, 40) && rx->total > 1 && rx->total < 60000) {
-        long part = 1 + (long)fz_rand(g, (uint64_t)(rx->total < 4096 ? rx->total : 4096));
-
-        if (fz_chance(g, 30) && m->unread < 4096)
-            part = m->unread;
+    if (fz_chance(g, 40) && last > 1 && last < 60000) {
+        part = 1 + (long)fz_rand(g, (uint64_t)(last < 4096 ? last : 4096));
+        if (fz_chance(g, 30) && reaches > 0 && reaches < 4096)
+            part = reaches;
         fz_cat(rx->text, sizeof(rx->text), " ptr=part:%ld", part);
-        if (part < m->unread && part < rx->total)
+        if (reaches > part && last > part)
             rx->takes = 0;
         return;
     }
-    fz_cat(rx->text, sizeof(rx->text), " ptr=%s", bad[fz_rand(g, 4)]);
-    if (rx->total)
+    fz_cat(rx->text, sizeof(rx->text), " ptr=%s", bad[which]);
+    if (reaches > 0 || which == 3)
         rx->takes = 0;
 }
 
@@ -99,6 +105,7 @@ void fz_compose_recv(struct fz_gen *g, int c, int f, bool calm, struct fz_rx *rx
     bool rw = !strncmp(kind, "read", 4) || !strcmp(kind, "preadv2");
     bool dontwait = false, peek = false, trunc = false, plain_chunk, one;
     char flags[64] = "";
+    long last;
 
     memset(rx, 0, sizeof(*rx));
     rx->total = pick_len(g, m->unread);
@@ -118,7 +125,7 @@ void fz_compose_recv(struct fz_gen *g, int c, int f, bool calm, struct fz_rx *rx
     }
     one = !strcmp(kind, "recvmmsg") && (peek || rx->waitall);
     snprintf(rx->text, sizeof(rx->text), "recv f%d kind=%s", f, kind);
-    add_lens(g, kind, one, rx);
+    last = add_lens(g, kind, one, rx);
     if (flags[0])
         fz_cat(rx->text, sizeof(rx->text), " flags=%s", flags + 1);
     if (!strcmp(kind, "recvfrom") && fz_chance(g, 50))
@@ -132,8 +139,8 @@ void fz_compose_recv(struct fz_gen *g, int c, int f, bool calm, struct fz_rx *rx
     rx->takes = peek ? 0 : rx->total < m->unread ? rx->total : m->unread;
     plain_chunk = m->chunks == 1 && m->biggest <= 16000 && m->unread > 0 && !m->odd;
     if (HAS(g, badptr) && !calm && plain_chunk && !rx->waitall && !trunc && !peek &&
-        strcmp(kind, "recvmmsg") && fz_chance(g, 15))
-        add_bad(g, m, rx);
+        strcmp(kind, "recvmmsg") && last > 0 && fz_chance(g, 15))
+        add_bad(g, m, last, rx);
     else if (fz_chance(g, 10))
         fz_cat(rx->text, sizeof(rx->text), " ptr=edge");
     rx->sleeps = sleeps(m, rw, dontwait, rx);
@@ -188,8 +195,7 @@ bool fz_act_errors(struct fz_gen *g)
         }
         return false;
     default:
-        if (c < 0 || !g->conn[c].unread || g->conn[c].odd ||
-            g->conn[c].unread < g->conn[c].lowat)
+        if (c < 0 || !g->conn[c].unread || g->conn[c].odd || g->conn[c].unread < g->conn[c].lowat)
             return false;
         f = fz_fd_for(g, c);
         EMIT(g, "t%d recv f%d kind=%s len=%s", fz_thread_for(g, c), f,

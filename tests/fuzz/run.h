@@ -16,8 +16,8 @@ struct fz_setup {
     const char *runner;  /* path of the program under test */
     const char *preload; /* LD_PRELOAD for every leg but plain */
     enum fz_leg leg;
-    const char *dir;     /* for the counters that the library writes */
-    int hang_ms;         /* a call that should end and sleeps this long hangs */
+    const char *dir; /* for the counters that the library writes */
+    int hang_ms;     /* a call that should end and sleeps this long hangs */
     int noring_errno;
 };
 
@@ -32,7 +32,7 @@ struct fz_entry {
 
 struct fz_log {
     int n;
-    bool broken;  /* the harness, not the program, failed: hang or death; why stands in the log */
+    bool broken; /* the harness, not the program, failed: hang or death; why stands in the log */
     long topups, extra_edges;
     struct fz_entry *entry; /* one a line, and one for the end */
 };

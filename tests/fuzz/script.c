@@ -25,10 +25,18 @@ const struct fz_name fz_poll_bits[] = {
 };
 
 const struct fz_name fz_epoll_bits[] = {
-    {"IN", EPOLLIN},         {"PRI", EPOLLPRI},         {"OUT", EPOLLOUT},
-    {"RDHUP", EPOLLRDHUP},   {"ERR", EPOLLERR},         {"HUP", EPOLLHUP},
-    {"RDNORM", EPOLLRDNORM}, {"RDBAND", EPOLLRDBAND},   {"WRNORM", EPOLLWRNORM},
-    {"WRBAND", EPOLLWRBAND}, {"ONESHOT", EPOLLONESHOT}, {"ET", EPOLLET},
+    {"IN", EPOLLIN},
+    {"PRI", EPOLLPRI},
+    {"OUT", EPOLLOUT},
+    {"RDHUP", EPOLLRDHUP},
+    {"ERR", EPOLLERR},
+    {"HUP", EPOLLHUP},
+    {"RDNORM", EPOLLRDNORM},
+    {"RDBAND", EPOLLRDBAND},
+    {"WRNORM", EPOLLWRNORM},
+    {"WRBAND", EPOLLWRBAND},
+    {"ONESHOT", EPOLLONESHOT},
+    {"ET", EPOLLET},
     {NULL, 0},
 };
 

@@ -34,15 +34,15 @@ struct fz_slot {
     _Atomic uint32_t state; /* a futex word */
     _Atomic uint32_t handled;
     _Atomic int32_t tid;
-    int32_t topups;         /* receives that gave fewer bytes than the reference did */
-    int64_t want;           /* bytes the reference run got from this line, or 0 */
+    int32_t topups; /* receives that gave fewer bytes than the reference did */
+    int64_t want;   /* bytes the reference run got from this line, or 0 */
     int64_t ret;
     int32_t nev;
     struct fz_event ev[FZ_EVENTS];
     char line[FZ_LINE];
     char text[FZ_TEXT];
-    char soft[FZ_LINE];     /* how the bytes were cut into messages: void after a top-up */
-    char note[FZ_TEXT];     /* what signal handlers did meanwhile */
+    char soft[FZ_LINE]; /* how the bytes were cut into messages: void after a top-up */
+    char note[FZ_TEXT]; /* what signal handlers did meanwhile */
 };
 
 struct fz_fd {
@@ -58,11 +58,11 @@ struct fz_shared {
     int32_t port[FZ_LISTENERS];
     int32_t family[FZ_LISTENERS];
     int32_t listener[FZ_LISTENERS];
-    int32_t peer_port[2];                /* the driver's listeners: IPv4, IPv6 */
-    _Atomic uint64_t rx_off[FZ_CONNS];   /* next byte of the peer's stream that is due */
-    _Atomic uint64_t tx_off[FZ_CONNS];   /* bytes the runner has sent */
-    _Atomic uint64_t oob_at[FZ_CONNS];   /* 1 + offset of the last urgent byte */
-    int32_t inl[FZ_CONNS];               /* SO_OOBINLINE is set */
+    int32_t peer_port[2];              /* the driver's listeners: IPv4, IPv6 */
+    _Atomic uint64_t rx_off[FZ_CONNS]; /* next byte of the peer's stream that is due */
+    _Atomic uint64_t tx_off[FZ_CONNS]; /* bytes the runner has sent */
+    _Atomic uint64_t oob_at[FZ_CONNS]; /* 1 + offset of the last urgent byte */
+    int32_t inl[FZ_CONNS];             /* SO_OOBINLINE is set */
 };
 
 /* Byte `off` of stream `id`: 0..7 from the peer of connection id, 8..15 to it. */
