@@ -86,24 +86,27 @@ static void test_random_gets_and_puts_never_overlap(void **state)
 static unsigned long shared_count;
 static struct pbs_lock count_lock;
 
+/* All want pieces of one size: four at a time, marked, looked at, put back. */
 static void *churn(void *arg)
 {
-    uint64_t rng = (uintptr_t)arg * 977 + 1;
+    uintptr_t me = (uintptr_t)arg;
     unsigned long bad = 0;
+    uintptr_t *p[4];
 
     for (unsigned i = 0; i < TURNS; i++) {
-        size_t size = 1 + rnd(&rng, 200);
-        uint8_t *p = pbs_mem_get(size);
-
-        if (!p)
-            return (void *)1;
-        memset(p, (int)(uintptr_t)arg, size);
+        for (unsigned k = 0; k < COUNT_OF(p); k++) {
+            p[k] = pbs_mem_get(64);
+            if (!p[k])
+                return (void *)1;
+            p[k][0] = p[k][7] = me * 1000 + k;
+        }
         pbs_lock(&count_lock);
         shared_count++;
         pbs_unlock(&count_lock);
-        for (size_t at = 0; at < size; at++)
-            bad += p[at] != (uint8_t)(uintptr_t)arg;
-        pbs_mem_put(p, size);
+        for (unsigned k = 0; k < COUNT_OF(p); k++) {
+            bad += p[k][0] != me * 1000 + k || p[k][7] != me * 1000 + k;
+            pbs_mem_put(p[k], 64);
+        }
     }
     return (void *)bad;
 }

@@ -195,6 +195,8 @@ static void no_name(void *arg)
     struct pbs_stats live = {0};
 
     (void)arg;
+    clearenv();
+    pbs_conf_init(); /* fd 2 is one that could be written to */
     pbs_conf.stats[0] = '\0';
     pbs_stats_write(&live);
 }
@@ -215,6 +217,34 @@ static void test_write_not_asked_for_no_output(void **state)
     close(pipes[0]);
 }
 
+static void to_stderr(void *arg)
+{
+    struct pbs_stats live = {0};
+
+    (void)arg;
+    clearenv();
+    setenv("PBUFSHIM_STATS", "1", 1);
+    pbs_conf_init();
+    pbs_stats_write(&live);
+}
+
+static void test_write_to_stderr_one_block(void **state)
+{
+    char text[8192] = "";
+    int pipes[2], saved = dup(2);
+
+    (void)state;
+    assert_int_equal(pipe(pipes), 0);
+    assert_int_equal(dup2(pipes[1], 2), 2);
+    assert_int_equal(in_child(to_stderr, NULL), 0);
+    dup2(saved, 2);
+    close(saved);
+    close(pipes[1]);
+    assert_true(read(pipes[0], text, sizeof(text) - 1) > 0);
+    assert_int_equal(value(text, "receives"), 0);
+    close(pipes[0]);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -228,6 +258,7 @@ int main(void)
         cmocka_unit_test(test_write_second_time_nothing_more),
         cmocka_unit_test(test_reset_sums_gone_and_may_write_again),
         cmocka_unit_test(test_write_not_asked_for_no_output),
+        cmocka_unit_test(test_write_to_stderr_one_block),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
