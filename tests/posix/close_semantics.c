@@ -80,9 +80,9 @@ static const struct {
     const char *name;
     void (*call)(int fd);
 } ways[] = {
-    {"close", by_close},           {"dup2", by_dup2},
-    {"dup3", by_dup3},             {"close_range", by_close_range},
-    {"closefrom", by_closefrom},   {"fclose", by_fclose},
+    {"close", by_close},         {"dup2", by_dup2},
+    {"dup3", by_dup3},           {"close_range", by_close_range},
+    {"closefrom", by_closefrom}, {"fclose", by_fclose},
     {"freopen", by_freopen},
 };
 

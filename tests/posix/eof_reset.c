@@ -249,8 +249,8 @@ static const struct {
     const char *name;
     ssize_t (*call)(int fd);
 } senders[] = {
-    {"send", by_send},         {"write", by_write},       {"writev", by_writev},
-    {"sendto", by_sendto},     {"sendmsg", by_sendmsg},   {"sendmmsg", by_sendmmsg},
+    {"send", by_send},         {"write", by_write},     {"writev", by_writev},
+    {"sendto", by_sendto},     {"sendmsg", by_sendmsg}, {"sendmmsg", by_sendmmsg},
     {"sendfile", by_sendfile}, {"splice", by_splice},
 };
 

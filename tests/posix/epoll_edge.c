@@ -3,15 +3,12 @@
  * spurious extra edge is no fault, so none of these counts edges from above.
  */
 #include <netinet/in.h>
-#include <stdatomic.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "asleep.h"
 #include "tcp.h"
 #include "test.h"
-
-#define ROUNDS 20000
 
 static uint8_t buf[4096];
 
@@ -236,34 +233,15 @@ static void test_edge_mod_reports_what_waits_again(void)
     }
 }
 
-/* The lost edge: a sender on another core, a byte a round, the receiver asleep or just not yet. */
-struct race {
-    struct pair p;
-    atomic_int round;
-    struct worker w;
-};
-
-static void *race_sender(void *arg)
-{
-    struct race *r = arg;
-
-    for (int sent = 0; sent < ROUNDS; sent++) {
-        while (atomic_load_explicit(&r->round, memory_order_acquire) <= sent)
-            __builtin_ia32_pause();
-        put_now(&r->p, 1);
-    }
-    return NULL;
-}
-
+/* The lost edge: a sender on another core, the receiver asleep or just not yet. */
 static void run_race(bool early, uint32_t events)
 {
     int ep = MUST(epoll_create1(0));
-    struct race r = {.p = pair_in(ep, early, events)};
     struct epoll_event ev;
+    struct race r;
 
-    worker_start(&r.w, race_sender, &r);
-    for (int round = 0; round < ROUNDS; round++) {
-        atomic_store_explicit(&r.round, round + 1, memory_order_release);
+    race_start(&r, pair_in(ep, early, events));
+    while (race_next(&r)) {
         for (;;) {
             ssize_t n = read(r.p.us, buf, 10);
 
@@ -273,12 +251,11 @@ static void run_race(bool early, uint32_t events)
             }
             CHECK(n == -1 && errno == EAGAIN);
             if (MUST(epoll_wait(ep, &ev, 1, 5000)) == 0)
-                FAIL("round %d: no edge for a byte that was sent", round);
+                FAIL("round %d: no edge for a byte that was sent", r.round);
         }
     }
-    worker_join(&r.w);
+    race_end(&r);
     close(ep);
-    pair_close(&r.p);
 }
 
 static void test_edge_races_with_arrivals_none_is_lost(void)

@@ -32,7 +32,7 @@ static int by_pwait2(int ep, struct epoll_event *ev, int n, int ms)
 }
 
 static int (*const calls[])(int ep, struct epoll_event *ev, int n, int ms) = {by_wait, by_pwait,
-                                                                             by_pwait2};
+                                                                              by_pwait2};
 
 static void add(int ep, int fd, uint32_t events, uint64_t data)
 {

@@ -167,32 +167,27 @@ static void test_fork_close_in_parent_child_goes_on(void)
     close(p.peer);
 }
 
-struct forker {
-    struct pair p;
-};
-
 static void act_fork_then_put(void *arg)
 {
-    struct forker *f = arg;
     pid_t pid = MUST(fork());
 
     if (pid == 0)
         _exit(0);
     check_child(pid);
-    put_now(&f->p, 10);
+    put_now(arg, 10);
 }
 
 static void test_fork_while_another_thread_is_blocked_it_goes_on(void)
 {
     for (int i = 0; i < 20; i++) {
-        struct forker f = {pair_open_warm()};
+        struct pair p = pair_open_warm();
         struct later l;
 
-        later(&l, act_fork_then_put, &f);
-        CHECK_EQ(recv(f.p.us, buf, 100, 0), 10);
-        check_next(&f.p, buf, 10);
+        later(&l, act_fork_then_put, &p);
+        CHECK_EQ(recv(p.us, buf, 100, 0), 10);
+        check_next(&p, buf, 10);
         later_join(&l);
-        pair_close(&f.p);
+        pair_close(&p);
     }
 }
 

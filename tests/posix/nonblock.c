@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/select.h>
@@ -15,8 +14,6 @@
 #include "asleep.h"
 #include "tcp.h"
 #include "test.h"
-
-#define ROUNDS 20000
 
 static uint8_t buf[4096];
 
@@ -137,51 +134,31 @@ static void test_nonblock_held_bytes_are_given_then_eagain(void)
     }
 }
 
-/* The sender of the races: a byte each time the number of rounds goes up, from another core. */
-struct race {
-    struct pair p;
-    atomic_int round;
-    struct worker w;
-};
-
-static void *race_sender(void *arg)
-{
-    struct race *r = arg;
-
-    for (int sent = 0; sent < ROUNDS; sent++) {
-        while (atomic_load_explicit(&r->round, memory_order_acquire) <= sent)
-            __builtin_ia32_pause();
-        put_now(&r->p, 1);
-    }
-    return NULL;
-}
-
-static void race_receive(struct race *r, const char *said_by, int round)
+static void race_receive(struct race *r, const char *said_by)
 {
     ssize_t n = recv(r->p.us, buf, 10, MSG_DONTWAIT);
 
     if (n != 1)
-        FAIL("round %d: %s said readable, recv gives %zd (errno %d)", round, said_by, n, errno);
+        FAIL("round %d: %s said readable, recv gives %zd (errno %d)", r->round, said_by, n, errno);
     check_next(&r->p, buf, 1);
 }
 
 static void run_race(const char *said_by, bool (*readable)(int fd, int ep), bool edge)
 {
-    struct race r = {.p = pair_open_warm()};
+    struct race r;
     struct epoll_event ev = {.events = EPOLLIN | (edge ? EPOLLET : 0)};
     int ep = MUST(epoll_create1(0));
+    struct pair p = pair_open_warm();
 
-    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, r.p.us, &ev));
-    worker_start(&r.w, race_sender, &r);
-    for (int round = 0; round < ROUNDS; round++) {
-        atomic_store_explicit(&r.round, round + 1, memory_order_release);
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, p.us, &ev));
+    race_start(&r, p);
+    while (race_next(&r)) {
         while (!readable(r.p.us, ep))
             ;
-        race_receive(&r, said_by, round);
+        race_receive(&r, said_by);
     }
-    worker_join(&r.w);
+    race_end(&r);
     close(ep);
-    pair_close(&r.p);
 }
 
 static bool says_poll(int fd, int ep)
@@ -256,39 +233,45 @@ static void test_eagain_after_peek_never_comes(void)
 
 /* Another thread is told by poll and passes the word on. */
 struct told {
-    struct race *r;
-    atomic_int seen;
+    struct race r;
+    struct worker w;
+    int seen;
 };
 
 static void *poll_for_another(void *arg)
 {
     struct told *t = arg;
 
-    for (int round = 0; round < ROUNDS / 4; round++) {
-        while (atomic_load(&t->r->round) <= round)
-            __builtin_ia32_pause();
-        put_now(&t->r->p, 1);
-        while (!(poll_now(t->r->p.us, POLLIN) & POLLIN))
+    for (int asked = 0;; asked++) {
+        unsigned tries = 0;
+        int round;
+
+        while ((round = __atomic_load_n(&t->r.round, __ATOMIC_ACQUIRE)) == asked)
+            spin(&tries);
+        if (round < 0)
+            return NULL;
+        while (!(poll_now(t->r.p.us, POLLIN) & POLLIN))
             ;
-        atomic_store(&t->seen, round + 1);
+        __atomic_store_n(&t->seen, asked + 1, __ATOMIC_RELEASE);
     }
-    return NULL;
 }
 
 static void test_eagain_after_another_thread_was_told_never_comes(void)
 {
-    struct race r = {.p = pair_open_warm()};
-    struct told t = {.r = &r};
+    struct told t = {.seen = 0};
 
-    worker_start(&r.w, poll_for_another, &t);
-    for (int round = 0; round < ROUNDS / 4; round++) {
-        atomic_store(&r.round, round + 1);
-        while (atomic_load(&t.seen) <= round)
-            __builtin_ia32_pause();
-        race_receive(&r, "poll in another thread", round);
+    race_start(&t.r, pair_open_warm());
+    worker_start(&t.w, poll_for_another, &t);
+    while (race_next(&t.r)) {
+        unsigned tries = 0;
+
+        while (__atomic_load_n(&t.seen, __ATOMIC_ACQUIRE) < t.r.round)
+            spin(&tries);
+        race_receive(&t.r, "poll in another thread");
     }
-    worker_join(&r.w);
-    pair_close(&r.p);
+    __atomic_store_n(&t.r.round, -1, __ATOMIC_RELEASE);
+    worker_join(&t.w);
+    race_end(&t.r);
 }
 
 const struct test_case test_cases[] = {

@@ -328,7 +328,7 @@ static void test_poll_bad_arguments(void)
     struct pair p = pair_open_held(20);
     struct pollfd pfd = {.fd = p.us, .events = POLLIN};
     struct timespec bad = {0, 2000000000};
-    int (*volatile call)(struct pollfd *fds, nfds_t n, int ms) = poll;
+    int (*volatile call)(struct pollfd * fds, nfds_t n, int ms) = poll;
 
     CHECK_ERR(call((void *)8, 1, 0), EFAULT);
     CHECK_ERR(ppoll(&pfd, 1, &bad, NULL), EINVAL);

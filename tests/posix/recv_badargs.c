@@ -22,7 +22,7 @@ static uint8_t buf[4096];
 static ssize_t (*volatile do_read)(int fd, void *p, size_t n) = read;
 static ssize_t (*volatile do_readv)(int fd, const struct iovec *v, int n) = readv;
 
-static void *const wild = (void *)0x10; /* user space, never mapped */
+static void *const wild = (void *)0x10;     /* user space, never mapped */
 static void *const beyond = (void *)-4096L; /* the kernel's half */
 
 static void test_closed_number_is_ebadf(void)
@@ -307,41 +307,6 @@ static void test_vector_counts_and_lengths_out_of_range_take_none(void)
     }
 }
 
-static void test_recvmsg_negative_namelen_is_einval_takes_none(void)
-{
-    for (int where = 0; where < WHERES; where++) {
-        struct pair p = pair_open_with(where, 20);
-        struct iovec v = {buf, 10};
-        char name[32];
-        struct msghdr msg = {
-            .msg_name = name, .msg_namelen = (socklen_t)-1, .msg_iov = &v, .msg_iovlen = 1};
-
-        CHECK_ERR(recvmsg(p.us, &msg, 0), EINVAL);
-        take(&p, 20);
-        check_empty(p.us);
-        pair_close(&p);
-    }
-}
-
-/* The kernel writes the name's length after it took the bytes: they are gone, and so it is here. */
-static void test_recvfrom_bad_name_is_told_after_the_bytes(void)
-{
-    for (int where = 0; where < WHERES; where++) {
-        struct pair p = pair_open_with(where, 40);
-        struct sockaddr_storage name;
-        socklen_t len = (socklen_t)-1;
-
-        CHECK_ERR(recvfrom(p.us, buf, 10, 0, (struct sockaddr *)&name, &len), EINVAL);
-        p.got += 10;
-        take(&p, 5);
-        CHECK_ERR(recvfrom(p.us, buf, 5, 0, (struct sockaddr *)&name, NULL), EFAULT);
-        p.got += 5;
-        take(&p, 20);
-        check_empty(p.us);
-        pair_close(&p);
-    }
-}
-
 /* Pages of the main thread's stack are mapped as they are touched, by the kernel's copy also. */
 static __attribute__((noinline)) void receive_into_untouched_stack(struct pair *p)
 {
@@ -374,25 +339,6 @@ static void test_untouched_stack_as_buffer_works(void)
     }
 }
 
-static void test_receive_into_itself_works(void)
-{
-    struct pair p = pair_open_held(20);
-    struct iovec v = {buf, 10};
-    struct {
-        struct msghdr msg;
-        struct iovec v;
-    } area = {.msg = {.msg_iov = &area.v, .msg_iovlen = 1}};
-
-    /* The vector lies in the buffer that it describes: the kernel has copied it before. */
-    v.iov_base = &v;
-    CHECK_EQ(do_readv(p.us, &v, 1), 10);
-    check_next(&p, &v, 10);
-    area.v = (struct iovec){&area.v, 10};
-    CHECK_EQ(recvmsg(p.us, &area.msg, 0), 10);
-    check_next(&p, &area.v, 10);
-    pair_close(&p);
-}
-
 const struct test_case test_cases[] = {
     CASE(test_closed_number_is_ebadf),
     CASE_ONCE(test_file_and_pipe_are_enotsock_for_recv_only),
@@ -407,9 +353,6 @@ const struct test_case test_cases[] = {
     CASE(test_mapped_file_as_buffer_works_past_its_end_is_efault),
     CASE(test_length_huge_is_as_the_kernel_cuts_it),
     CASE(test_vector_counts_and_lengths_out_of_range_take_none),
-    CASE(test_recvmsg_negative_namelen_is_einval_takes_none),
-    CASE(test_recvfrom_bad_name_is_told_after_the_bytes),
     CASE(test_untouched_stack_as_buffer_works),
-    CASE(test_receive_into_itself_works),
     CASES_END,
 };

@@ -336,61 +336,6 @@ static void test_calls_on_a_number_never_opened_are_ebadf(void)
     FOR_EACH_CALL(i) expect_errno(&p, i, EBADF);
 }
 
-static void test_positioned_reads_are_espipe_take_none(void)
-{
-    for (int where = 0; where < WHERES; where++) {
-        struct pair p = pair_open_with(where, 20);
-        struct iovec v = {buf, 10};
-
-        CHECK_ERR(pread(p.us, buf, 10, 0), ESPIPE);
-        CHECK_ERR(preadv(p.us, &v, 1, 0), ESPIPE);
-        CHECK_ERR(preadv2(p.us, &v, 1, 0, 0), ESPIPE);
-        CHECK_ERR(preadv64v2(p.us, &v, 1, 7, 0), ESPIPE);
-        CHECK_ERR(lseek(p.us, 0, SEEK_CUR), ESPIPE);
-        take(&p, 20);
-        pair_close(&p);
-    }
-}
-
-static void test_preadv2_flags_are_as_the_kernel_has_them(void)
-{
-    struct pair p = pair_open_held(20);
-    struct iovec v = {buf, 10};
-
-    CHECK_EQ(preadv2(p.us, &v, 1, -1, RWF_NOWAIT), 10);
-    check_next(&p, buf, 10);
-    CHECK_ERR(preadv2(p.us, &v, 1, -1, 0x4000), EOPNOTSUPP);
-    take(&p, 10);
-    CHECK_ERR(preadv2(p.us, &v, 1, -1, RWF_NOWAIT), EAGAIN);
-    put(&p, 10);
-    CHECK_EQ(preadv2(p.us, &v, 1, -1, RWF_HIPRI), 10);
-    check_next(&p, buf, 10);
-    pair_close(&p);
-}
-
-static void test_readv_many_vectors_are_filled_in_order(void)
-{
-    for (int where = 0; where < WHERES; where++) {
-        struct pair p = pair_open_with(where, 100);
-        struct iovec v[1024];
-        ssize_t sum = 0;
-
-        for (int i = 0; i < 1024; i++)
-            v[i] = (struct iovec){buf + i, 1};
-        while (sum < 100) {
-            ssize_t n = readv(p.us, v + sum, 1024 - (int)sum);
-
-            CHECK(n > 0);
-            sum += n;
-        }
-        CHECK_EQ(sum, 100);
-        check_next(&p, buf, 100);
-        CHECK_EQ(readv(p.us, v, 0), 0);
-        check_empty(p.us);
-        pair_close(&p);
-    }
-}
-
 static void test_chk_overflow_aborts(void)
 {
     for (int which = 0; which < 3; which++) {
@@ -428,9 +373,6 @@ const struct test_case test_cases[] = {
     CASE(test_calls_at_eof_are_zero),
     CASE(test_calls_after_reset_give_bytes_error_eof),
     CASE_ONCE(test_calls_on_a_number_never_opened_are_ebadf),
-    CASE(test_positioned_reads_are_espipe_take_none),
-    CASE(test_preadv2_flags_are_as_the_kernel_has_them),
-    CASE(test_readv_many_vectors_are_filled_in_order),
     CASE_ONCE(test_chk_overflow_aborts),
     CASES_END,
 };

@@ -1,8 +1,10 @@
 /*
- * recvmsg and recvmmsg: what they write beside the bytes, and how a batch of messages ends.
+ * recvmsg, recvmmsg and the calls that take vectors: what they write beside the bytes, how a batch
+ * of messages ends, and what they refuse.
  */
 #include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "asleep.h"
 #include "tcp.h"
@@ -163,6 +165,115 @@ static void test_recvmmsg_timeout_is_counted_between_messages(void)
     pair_close(&p);
 }
 
+static void test_positioned_reads_are_espipe_take_none(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with(where, 20);
+        struct iovec v = {buf, 10};
+
+        CHECK_ERR(pread(p.us, buf, 10, 0), ESPIPE);
+        CHECK_ERR(preadv(p.us, &v, 1, 0), ESPIPE);
+        CHECK_ERR(preadv2(p.us, &v, 1, 0, 0), ESPIPE);
+        CHECK_ERR(preadv64v2(p.us, &v, 1, 7, 0), ESPIPE);
+        CHECK_ERR(lseek(p.us, 0, SEEK_CUR), ESPIPE);
+        take(&p, 20);
+        pair_close(&p);
+    }
+}
+
+static void test_preadv2_flags_are_as_the_kernel_has_them(void)
+{
+    struct pair p = pair_open_held(20);
+    struct iovec v = {buf, 10};
+
+    CHECK_EQ(preadv2(p.us, &v, 1, -1, RWF_NOWAIT), 10);
+    check_next(&p, buf, 10);
+    CHECK_ERR(preadv2(p.us, &v, 1, -1, 0x4000), EOPNOTSUPP);
+    take(&p, 10);
+    CHECK_ERR(preadv2(p.us, &v, 1, -1, RWF_NOWAIT), EAGAIN);
+    put(&p, 10);
+    CHECK_EQ(preadv2(p.us, &v, 1, -1, RWF_HIPRI), 10);
+    check_next(&p, buf, 10);
+    pair_close(&p);
+}
+
+static void test_readv_many_vectors_are_filled_in_order(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with(where, 100);
+        struct iovec v[1024];
+        ssize_t sum = 0;
+
+        for (int i = 0; i < 1024; i++)
+            v[i] = (struct iovec){buf + i, 1};
+        while (sum < 100) {
+            ssize_t n = readv(p.us, v + sum, 1024 - (int)sum);
+
+            CHECK(n > 0);
+            sum += n;
+        }
+        CHECK_EQ(sum, 100);
+        check_next(&p, buf, 100);
+        CHECK_EQ(readv(p.us, v, 0), 0);
+        check_empty(p.us);
+        pair_close(&p);
+    }
+}
+
+static void test_recvmsg_negative_namelen_is_einval_takes_none(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with(where, 20);
+        struct iovec v = {buf, 10};
+        char name[32];
+        struct msghdr msg = {
+            .msg_name = name, .msg_namelen = (socklen_t)-1, .msg_iov = &v, .msg_iovlen = 1};
+
+        CHECK_ERR(recvmsg(p.us, &msg, 0), EINVAL);
+        take(&p, 20);
+        check_empty(p.us);
+        pair_close(&p);
+    }
+}
+
+/* The kernel writes the name's length after it took the bytes: they are gone, and so it is here. */
+static void test_recvfrom_bad_name_is_told_after_the_bytes(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with(where, 40);
+        struct sockaddr_storage name;
+        socklen_t len = (socklen_t)-1;
+
+        CHECK_ERR(recvfrom(p.us, buf, 10, 0, (struct sockaddr *)&name, &len), EINVAL);
+        p.got += 10;
+        take(&p, 5);
+        CHECK_ERR(recvfrom(p.us, buf, 5, 0, (struct sockaddr *)&name, NULL), EFAULT);
+        p.got += 5;
+        take(&p, 20);
+        check_empty(p.us);
+        pair_close(&p);
+    }
+}
+
+static void test_receive_into_itself_works(void)
+{
+    struct pair p = pair_open_held(20);
+    struct iovec v = {buf, 10};
+    struct {
+        struct msghdr msg;
+        struct iovec v;
+    } area = {.msg = {.msg_iov = &area.v, .msg_iovlen = 1}};
+
+    /* The vector lies in the buffer that it describes: the kernel has copied it before. */
+    v.iov_base = &v;
+    CHECK_EQ(readv(p.us, &v, 1), 10);
+    check_next(&p, &v, 10);
+    area.v = (struct iovec){&area.v, 10};
+    CHECK_EQ(recvmsg(p.us, &area.msg, 0), 10);
+    check_next(&p, &area.v, 10);
+    pair_close(&p);
+}
+
 const struct test_case test_cases[] = {
     CASE(test_recvmsg_noname_leaves_namelen),
     CASE(test_recvmsg_at_eof_and_error_leaves_fields_as_tcp_does),
@@ -171,5 +282,11 @@ const struct test_case test_cases[] = {
     CASE(test_recvmmsg_at_eof_counts_empty_messages),
     CASE(test_recvmmsg_error_comes_before_the_bytes),
     CASE(test_recvmmsg_timeout_is_counted_between_messages),
+    CASE(test_positioned_reads_are_espipe_take_none),
+    CASE(test_preadv2_flags_are_as_the_kernel_has_them),
+    CASE(test_readv_many_vectors_are_filled_in_order),
+    CASE(test_recvmsg_negative_namelen_is_einval_takes_none),
+    CASE(test_recvfrom_bad_name_is_told_after_the_bytes),
+    CASE(test_receive_into_itself_works),
     CASES_END,
 };

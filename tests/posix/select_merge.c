@@ -27,7 +27,7 @@ static int by_pselect(int n, fd_set *in, fd_set *out, fd_set *ex, int ms)
 }
 
 static int (*const calls[])(int n, fd_set *in, fd_set *out, fd_set *ex, int ms) = {by_select,
-                                                                                  by_pselect};
+                                                                                   by_pselect};
 
 static fd_set *set_of(fd_set *set, int a, int b)
 {

@@ -27,12 +27,28 @@ static long read_proc(pid_t tid, const char *name, char *text, size_t size)
 static bool waits_for_input(long nr)
 {
     static const long calls[] = {
-        SYS_read,       SYS_readv,      SYS_recvfrom,   SYS_recvmsg,        SYS_recvmmsg,
-        SYS_preadv2,    SYS_ppoll,      SYS_pselect6,   SYS_epoll_pwait,    SYS_epoll_pwait2,
-        SYS_sendfile,   SYS_splice,     SYS_accept,     SYS_io_uring_enter, SYS_accept4,
-        SYS_rt_sigtimedwait, SYS_restart_syscall,
+        SYS_read,
+        SYS_readv,
+        SYS_recvfrom,
+        SYS_recvmsg,
+        SYS_recvmmsg,
+        SYS_preadv2,
+        SYS_ppoll,
+        SYS_pselect6,
+        SYS_epoll_pwait,
+        SYS_epoll_pwait2,
+        SYS_sendfile,
+        SYS_splice,
+        SYS_accept,
+        SYS_io_uring_enter,
+        SYS_accept4,
+        SYS_rt_sigtimedwait,
+        SYS_restart_syscall,
 #ifdef SYS_poll
-        SYS_poll,       SYS_select,     SYS_epoll_wait, SYS_pause,
+        SYS_poll,
+        SYS_select,
+        SYS_epoll_wait,
+        SYS_pause,
 #endif
     };
 
@@ -173,4 +189,51 @@ void *worker_join(struct worker *w)
 
     MUST0(pthread_join(w->thread, &result));
     return result;
+}
+
+void spin(unsigned *tries)
+{
+    if (++*tries % 1000)
+        __asm__ volatile("" : : : "memory");
+    else
+        test_yield();
+}
+
+static void *race_sender(void *arg)
+{
+    struct race *r = arg;
+
+    for (int sent = 0;; sent++) {
+        unsigned tries = 0;
+        int round;
+
+        while ((round = __atomic_load_n(&r->round, __ATOMIC_ACQUIRE)) == sent)
+            spin(&tries);
+        if (round < 0)
+            return NULL;
+        put_now(&r->p, 1);
+    }
+}
+
+void race_start(struct race *r, struct pair p)
+{
+    r->p = p;
+    r->round = 0;
+    r->until = now_ms() + RACE_MS;
+    worker_start(&r->w, race_sender, r);
+}
+
+bool race_next(struct race *r)
+{
+    if (r->round == RACE_ROUNDS || now_ms() > r->until)
+        return false;
+    __atomic_store_n(&r->round, r->round + 1, __ATOMIC_RELEASE);
+    return true;
+}
+
+void race_end(struct race *r)
+{
+    __atomic_store_n(&r->round, -1, __ATOMIC_RELEASE);
+    worker_join(&r->w);
+    pair_close(&r->p);
 }

@@ -67,4 +67,26 @@ struct worker {
 void worker_start(struct worker *w, void *(*run)(void *arg), void *arg);
 void *worker_join(struct worker *w);
 
+/*
+ * A sender on another core: a byte of payload each time the round goes up, so that the receiver
+ * meets arrivals at every instant. Both sides spin. RACE_ROUNDS of them, fewer on a machine so
+ * busy that they would take more than RACE_MS.
+ */
+#define RACE_ROUNDS 20000
+#define RACE_MS 4000
+
+struct race {
+    struct pair p;
+    int round;
+    int64_t until;
+    struct worker w;
+};
+
+void race_start(struct race *r, struct pair p);
+bool race_next(struct race *r); /* lets the next byte go; false when it is enough */
+void race_end(struct race *r);
+
+/* For loops that wait for another core without asking the kernel. */
+void spin(unsigned *tries);
+
 #endif

@@ -156,8 +156,8 @@ static int run_case(const struct test_case *c, enum test_side side)
     }
     if (WEXITSTATUS(status) == EXIT_SKIP)
         return EXIT_SKIP;
-    printf("%s %s (%s) %lld ms\n", WEXITSTATUS(status) ? "FAIL" : "ok  ", c->name,
-           side_names[side], (long long)(now_ms() - started));
+    printf("%s %s (%s) %lld ms\n", WEXITSTATUS(status) ? "FAIL" : "ok  ", c->name, side_names[side],
+           (long long)(now_ms() - started));
     return WEXITSTATUS(status);
 }
 
@@ -188,8 +188,8 @@ static int run_all(const char *only)
 static int run_one(const char *name, const char *side)
 {
     case_name = name;
-    test_side = side && strcmp(side, side_names[SIDE_CONNECTED]) == 0 ? SIDE_CONNECTED
-                                                                     : SIDE_ACCEPTED;
+    test_side =
+        side && strcmp(side, side_names[SIDE_CONNECTED]) == 0 ? SIDE_CONNECTED : SIDE_ACCEPTED;
     for (const struct test_case *c = test_cases; c->name; c++) {
         if (strcmp(c->name, name) == 0) {
             c->run();

@@ -43,9 +43,18 @@ extern int (*test_helper)(int argc, char **argv);
 /* A program without cases: its own main, given the arguments. */
 extern int (*test_program)(int argc, char **argv);
 
-#define CASE(fn) {#fn, fn, false}
-#define CASE_ONCE(fn) {#fn, fn, true}
-#define CASES_END {NULL, NULL, false}
+#define CASE(fn)                                                                                   \
+    {                                                                                              \
+#fn, fn, false                                                                             \
+    }
+#define CASE_ONCE(fn)                                                                              \
+    {                                                                                              \
+#fn, fn, true                                                                              \
+    }
+#define CASES_END                                                                                  \
+    {                                                                                              \
+        NULL, NULL, false                                                                          \
+    }
 
 /* Ends the case: failed, or skipped for a reason. Any thread. */
 void test_fail(const char *file, int line, const char *fmt, ...)
