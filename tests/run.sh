@@ -70,7 +70,7 @@ run_ctest() {
     fi
     "${wrap[@]}" ctest --test-dir "build/$preset" --output-on-failure --parallel "$jobs" "$@" \
         >"$log" 2>&1 || true
-    awk -v log_name="$log" '
+    awk -v log_name="$log" -v sum="$logs/.sum" '
         # `12/90 Test #12: posix.close.shim ....   Passed    0.10 sec`
         /^ *[0-9]+\/[0-9]+ Test +#[0-9]+: / {
             name = $0
@@ -86,20 +86,20 @@ run_ctest() {
             } else if (/\*\*\*Skipped/) {
                 s++
                 leg_skipped[leg]++
-                print "     SKIP " name > "/dev/stderr"
+                print "     SKIP " name
             } else {
                 f++
-                print "     FAIL " name " (" log_name ")" > "/dev/stderr"
+                print "     FAIL " name " (" log_name ")"
             }
         }
         END {
             for (leg in legs)
                 if (legs[leg] == leg_skipped[leg]) {
                     f++
-                    print "     FAIL all of " leg " was skipped" > "/dev/stderr"
+                    print "     FAIL all of " leg " was skipped"
                 }
-            print p + 0, f + 0, s + 0
-        }' "$log" 2>&1 >"$logs/.sum"
+            print p + 0, f + 0, s + 0 > sum
+        }' "$log"
     # shellcheck disable=SC2046 # three numbers
     add "$part" $(cat "$logs/.sum")
 }
