@@ -85,6 +85,7 @@ static void test_random_gets_and_puts_never_overlap(void **state)
 
 static unsigned long shared_count;
 static struct pbs_lock count_lock;
+static pthread_barrier_t start;
 
 /* All want pieces of one size: four at a time, marked, looked at, put back. */
 static void *churn(void *arg)
@@ -93,6 +94,7 @@ static void *churn(void *arg)
     unsigned long bad = 0;
     uintptr_t *p[4];
 
+    pthread_barrier_wait(&start);
     for (unsigned i = 0; i < TURNS; i++) {
         for (unsigned k = 0; k < COUNT_OF(p); k++) {
             p[k] = pbs_mem_get(64);
@@ -116,6 +118,7 @@ static void test_threads_at_once_no_piece_shared_no_count_lost(void **state)
     pthread_t thread[THREADS];
 
     (void)state;
+    pthread_barrier_init(&start, NULL, THREADS);
     for (uintptr_t i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&thread[i], NULL, churn, (void *)(i + 1)), 0);
     for (unsigned i = 0; i < THREADS; i++) {
