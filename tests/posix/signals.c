@@ -40,35 +40,6 @@ static void test_signal_ends_a_blocked_receive_with_eintr(void)
     }
 }
 
-/* First the signal, and when the thread is asleep again, bytes. */
-struct signal_then_bytes {
-    struct later_kill lk;
-    struct pair *p;
-    int signals;
-};
-
-static void act_signal_then_bytes(void *arg)
-{
-    struct signal_then_bytes *s = arg;
-
-    for (int i = 0; i < s->signals; i++) {
-        MUST0(pthread_kill(s->lk.thread, s->lk.sig));
-        while (caught <= i)
-            test_yield();
-        wait_asleep(s->lk.l.target);
-    }
-    put_now(s->p, 10);
-}
-
-static void signal_then_bytes(struct signal_then_bytes *s, struct pair *p, int sig, int signals)
-{
-    s->p = p;
-    s->signals = signals;
-    s->lk.thread = pthread_self();
-    s->lk.sig = sig;
-    later(&s->lk.l, act_signal_then_bytes, s);
-}
-
 static void test_signal_with_restart_the_receive_goes_on(void)
 {
     for (int warm = 0; warm < 2; warm++) {

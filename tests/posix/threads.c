@@ -18,8 +18,6 @@
 #include "tcp.h"
 #include "test.h"
 
-static uint8_t buf[4096];
-
 /* Two threads take turns on a connection: each reads a piece, the other goes on. */
 struct turns {
     struct pair p;

@@ -165,6 +165,28 @@ void catch_signal(int sig, int flags)
     MUST(sigaction(sig, &sa, NULL));
 }
 
+static void act_signal_then_bytes(void *arg)
+{
+    struct signal_then_bytes *s = arg;
+
+    for (int i = 0; i < s->signals; i++) {
+        MUST0(pthread_kill(s->lk.thread, s->lk.sig));
+        while (caught <= i)
+            test_yield();
+        wait_asleep(s->lk.l.target);
+    }
+    put_now(s->p, 10);
+}
+
+void signal_then_bytes(struct signal_then_bytes *s, struct pair *p, int sig, int signals)
+{
+    s->p = p;
+    s->signals = signals;
+    s->lk.thread = pthread_self();
+    s->lk.sig = sig;
+    later(&s->lk.l, act_signal_then_bytes, s);
+}
+
 static void *worker_main(void *arg)
 {
     struct worker *w = arg;

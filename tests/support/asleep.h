@@ -56,6 +56,14 @@ void later_kill(struct later_kill *lk, int sig);
 extern volatile sig_atomic_t caught;
 void catch_signal(int sig, int flags);
 
+/* Signals, each when the thread is asleep (again), and then ten bytes. */
+struct signal_then_bytes {
+    struct later_kill lk;
+    struct pair *p;
+    int signals;
+};
+void signal_then_bytes(struct signal_then_bytes *s, struct pair *p, int sig, int signals);
+
 /* A thread that tells its id before its function runs, for those who wait for its sleep. */
 struct worker {
     pthread_t thread;
