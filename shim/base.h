@@ -106,6 +106,12 @@ static inline void pbs_futex_wait(atomic_uint *word, unsigned val)
     pbs_sys4(SYS_futex, word, FUTEX_WAIT_PRIVATE, val, NULL);
 }
 
+/* Wakes a FUTEX_WAIT of a ring, which is not a private one (ring_enter.c). */
+static inline void pbs_futex_wake_shared(atomic_uint *word)
+{
+    pbs_sys3(SYS_futex, word, FUTEX_WAKE, 0x7fffffff);
+}
+
 static inline void pbs_futex_wake(atomic_uint *word)
 {
     pbs_sys3(SYS_futex, word, FUTEX_WAKE_PRIVATE, 0x7fffffff);

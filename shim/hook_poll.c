@@ -16,7 +16,7 @@
         pbs_attend();                                                                              \
         if (pbs_likely(!(concerns)))                                                               \
             return plain;                                                                          \
-        return merged ? r : pbs_ready_told(plain);                                                 \
+        return merged ? r : pbs_ready_slept(plain);                                                \
     } while (0)
 
 PBS_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)

@@ -268,7 +268,8 @@ PBS_EXPORT long syscall(long nr, ...)
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(ap, long);
     va_end(ap);
-    if (nr == SYS_seccomp && (a[0] == SECCOMP_SET_MODE_STRICT || a[0] == SECCOMP_SET_MODE_FILTER))
+    if ((nr == SYS_prctl && a[0] == PR_SET_SECCOMP) ||
+        (nr == SYS_seccomp && (a[0] == SECCOMP_SET_MODE_STRICT || a[0] == SECCOMP_SET_MODE_FILTER)))
         before_filter();
     return real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

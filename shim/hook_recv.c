@@ -26,7 +26,9 @@
             return plain;                                                                          \
         }                                                                                          \
         r_ = received;                                                                             \
-        r_ == PBS_RX_PASS ? pbs_rx_after(f_, asked, flags, plain) : pbs_ret(r_);                   \
+        r_ == PBS_RX_PLAIN  ? pbs_rx_after(f_, asked, flags, plain)                                \
+        : r_ == PBS_RX_PASS ? plain                                                                \
+                            : pbs_ret(r_);                                                         \
     })
 
 static size_t clip(size_t n)
@@ -96,7 +98,7 @@ static ssize_t receive_from(int fd, struct pbs_file *f, void *buf, size_t n, int
 {
     ssize_t r = pbs_rx_buf(fd, f, buf, clip(n), (unsigned)flags);
 
-    return r == PBS_RX_PASS ? r : with_address(r, addr, addrlen);
+    return with_address(r, addr, addrlen); /* verdicts are negative */
 }
 
 PBS_EXPORT ssize_t recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *addr,

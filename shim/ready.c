@@ -9,12 +9,21 @@
 
 int pbs_ready_told(int r)
 {
-    if (pbs_self) {
-        pbs_count(pbs_self, kernel_entries);
-        if (r > 0)
-            pbs_self->ready_epoch++;
-    }
+    pbs_count(pbs_self, kernel_entries);
+    if (r > 0)
+        pbs_self->ready_epoch++;
     return r;
+}
+
+int pbs_ready_slept(int r)
+{
+    struct pbs_thread *self = pbs_self;
+
+    if (!self)
+        return r;
+    if (self->plain)
+        self->plain--;
+    return pbs_ready_told(r);
 }
 
 bool pbs_ready_time_ok(const struct timespec *t)
@@ -112,8 +121,16 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, int *r)
         if (!f)
             continue;
         look_at(self, fds[i].fd, f, fds[i].events & (POLLPRI | POLLRDBAND));
-        any |= held_bits(f, fds[i].events) != 0;
     }
+    pbs_crit_enter(self); /* from the look to the mark no handler may drain a socket */
+    for (nfds_t i = 0; i < n; i++) {
+        struct pbs_file *f = pbs_fdtab_find(fds[i].fd);
+
+        any |= f && held_bits(f, fds[i].events) != 0;
+    }
+    if (!any)
+        self->plain++;
+    pbs_crit_leave(self);
     if (!any)
         return false;
     *r = pbs_ready_told(real.poll(fds, n, 0));
@@ -127,7 +144,10 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, int *r)
             (*r)++;
         fds[i].revents |= bits;
     }
-    return *r > 0;
+    if (*r)
+        return true;
+    self->plain++; /* a handler has read it all meanwhile */
+    return false;
 }
 
 static bool in(int fd, const fd_set *set)
@@ -180,19 +200,23 @@ bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, int *answer)
     }
     for (int fd = 0; fd < n; fd++) {
         struct pbs_file *f = pbs_fdtab_find(fd);
+
+        if (f && (in(fd, r) || in(fd, w) || in(fd, e)))
+            look_at(self, fd, f, in(fd, e) || size > sizeof(add_r));
+    }
+    pbs_crit_enter(self);
+    for (int fd = 0; fd < n && size <= sizeof(add_r); fd++) {
         bool rd, wr;
 
-        if (!f || !(in(fd, r) || in(fd, w) || in(fd, e)))
-            continue;
-        look_at(self, fd, f, in(fd, e) || size > sizeof(add_r));
         select_bits(fd, r, w, &rd, &wr);
         any |= rd || wr;
-        if (size <= sizeof(add_r)) {
-            add_r[fd / 64] |= (uint64_t)rd << fd % 64;
-            add_w[fd / 64] |= (uint64_t)wr << fd % 64;
-        }
+        add_r[fd / 64] |= (uint64_t)rd << fd % 64;
+        add_w[fd / 64] |= (uint64_t)wr << fd % 64;
     }
-    if (!any || size > sizeof(add_r))
+    if (!any)
+        self->plain++;
+    pbs_crit_leave(self);
+    if (!any)
         return false;
     *answer = pbs_ready_told(real.select(n, r, w, e, &zero));
     if (*answer < 0)
@@ -336,17 +360,19 @@ bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, in
         return false;
     if (!atomic_compare_exchange_strong(&set->waiter, &nobody, self->id) && nobody != self->id)
         nested(self, set); /* a second thread waits on it */
-    if (!atomic_load_explicit(&set->nready, memory_order_relaxed) || max <= 0 ||
-        (size_t)max > INT_MAX / sizeof(*ev) || pbs_user_absurd(ev, (size_t)max * sizeof(*ev)))
-        return false;
     *r = 0;
     pbs_crit_enter(self);
-    pbs_lock(&set->file.lock);
-    set->round++;
-    ours = count_due(set);
-    if (ours)
-        *r = collect(set, epfd, ev, max, ours);
-    pbs_unlock(&set->file.lock);
+    if (atomic_load_explicit(&set->nready, memory_order_relaxed) && max > 0 &&
+        (size_t)max <= INT_MAX / sizeof(*ev) && !pbs_user_absurd(ev, (size_t)max * sizeof(*ev))) {
+        pbs_lock(&set->file.lock);
+        set->round++;
+        ours = count_due(set);
+        if (ours)
+            *r = collect(set, epfd, ev, max, ours);
+        pbs_unlock(&set->file.lock);
+    }
+    if (!*r)
+        self->plain++;
     pbs_crit_leave(self);
     if (*r < 0) {
         errno = -*r;

@@ -22,7 +22,7 @@ bool pbs_ready_poll_concerns(const struct pollfd *fds, nfds_t n);
 /*
  * Looks at every record in the set. True: something is held that the caller asks for, and *r is the
  * answer, merged with the kernel's present one. False: nothing is held, make the real call and tell
- * pbs_ready_told().
+ * pbs_ready_slept().
  */
 bool pbs_ready_poll(struct pollfd *fds, nfds_t n, int *r);
 
@@ -36,7 +36,10 @@ bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, in
 bool pbs_ready_time_ok(const struct timespec *t);
 bool pbs_ready_mask_ok(const sigset_t *mask);
 
-/* A real wait on records returned r: more than 0 tells this thread that something is ready. */
+/* The real wait that was announced (a false answer above) returned r. Returns r; errno is kept. */
+int pbs_ready_slept(int r);
+
+/* A look at the kernel's readiness gave r: more than 0 tells this thread that something is ready. */
 int pbs_ready_told(int r);
 
 /* epoll_ctl as a whole. */

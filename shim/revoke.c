@@ -30,7 +30,7 @@ static void kick_and_wait(struct pbs_ring *r)
     if (atomic_load(&r->in_enter)) {
         pbs_count(pbs_self, kicks);
         atomic_fetch_add(&r->kick, 1);
-        pbs_futex_wake(&r->kick);
+        pbs_futex_wake_shared(&r->kick);
     }
     while (atomic_load(&r->in_enter) && atomic_load(&r->answers) == before)
         pbs_futex_wait(&r->answers, before);

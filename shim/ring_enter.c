@@ -223,8 +223,10 @@ static void arm_kick(struct pbs_ring *r, unsigned seen)
     sqe = pbs_ring_sqe(r);
     if (!sqe)
         return;
+    /* Not FUTEX2_PRIVATE: since Linux 6.16 a process gets a futex table of its own with its first
+     * thread, and a private wait that was armed before that is in the old one, never to be found. */
     io_uring_prep_futex_wait(sqe, (uint32_t *)&r->kick, seen, FUTEX_BITSET_MATCH_ANY,
-                             FUTEX2_SIZE_U32 | FUTEX2_PRIVATE, 0);
+                             FUTEX2_SIZE_U32, 0);
     sqe->user_data = PBS_UD_KICK;
     r->kick_armed = true;
 }

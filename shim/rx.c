@@ -8,7 +8,10 @@
 #include "user.h"
 
 /* What take() found. Positive: bytes. Small negative: -errno. */
-enum { NOTHING = 0, STALE = -200001, AGAIN = -200002 };
+enum { NOTHING = 0, STALE = -200001 };
+
+/* What a step may say beside an answer: start over with the number, look again, go to sleep. */
+enum { AGAIN = -200002, LOOK = -200003, SLEEP = -200004 };
 
 /* Flags that do not change what a receive on TCP does when bytes are held. */
 #define SIMPLE (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC | MSG_WAITFORONE | PBS_RX_READ)
@@ -122,7 +125,7 @@ static bool look(struct pbs_thread *self, struct pbs_sock *s)
 }
 
 /*
- * Step 4: sleep in the ring. Returns 0 to look again, -errno to end with, AGAIN to start over with
+ * Step 4: sleep in the ring. Returns LOOK, -errno to end with, AGAIN to start over with
  * the number, as the kernel's restarted system call would.
  */
 static ssize_t sleep_once(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
@@ -132,21 +135,25 @@ static ssize_t sleep_once(struct pbs_thread *self, struct pbs_sock *s, struct pb
     unsigned sig = atomic_load_explicit(&self->wait_signal, memory_order_relaxed);
 
     if (pbs_sock_holds(s))
-        return 0;
+        return LOOK;
     if (sig != PBS_SIG_NONE || r == -EINTR) {
         if (deadline || sig == PBS_SIG_INTERRUPT || dst->done)
             return -EINTR;
         return AGAIN;
     }
-    return r == -ETIME ? -EAGAIN : 0;
+    return r == -ETIME ? -EAGAIN : LOOK;
 }
 
 enum armed { ARMED, PLAIN, GONE, ELSEWHERE };
 
-/* Sees to it that s is armed here, and pins it if the call may sleep. */
-static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, bool nonblock,
-                          bool pinned, bool *sleeps)
+/*
+ * Sees to it that s is armed here, and pins it if the call may sleep. PLAIN: it is not, nothing is
+ * held, and the thread is marked as about to make a plain call.
+ */
+static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, long long flags,
+                          bool look_only, bool pinned, bool *sleeps)
 {
+    bool nonblock = flags & MSG_DONTWAIT;
     enum armed verdict = PLAIN;
 
     pbs_crit_enter(self);
@@ -156,7 +163,9 @@ static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, b
         verdict = !pinned ? ELSEWHERE : s->armed ? ARMED : GONE;
     } else if (pbs_sock_holds(s)) {
         verdict = ARMED; /* came meanwhile */
-    } else if (pbs_adopt(self, s, fd, *sleeps)) {
+    } else if (self->plain) {
+        verdict = PLAIN; /* in a handler that interrupted a plain call */
+    } else if (look_only ? s->armed && s->ring == self->ring : pbs_adopt(self, s, fd, *sleeps)) {
         verdict = ARMED;
         *sleeps = !nonblock && !s->nonblock;
     } else if (!pbs_fdtab_is(fd, &s->file)) {
@@ -166,6 +175,8 @@ static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, b
         atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
         atomic_store(&self->waiting, s);
     }
+    if (verdict == PLAIN)
+        self->plain++;
     pbs_unlock(&s->file.lock);
     pbs_crit_leave(self);
     return verdict;
@@ -195,9 +206,7 @@ static bool top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
         if (empty)
             return false;
     }
-    if (pbs_fdtab_is(fd, &s->file))
-        pbs_rx_top_up(self, s, fd, dst, (int)flags);
-    return false;
+    return pbs_fdtab_is(fd, &s->file) && pbs_rx_top_up(self, s, fd, dst, (int)flags);
 }
 
 static ssize_t count_served(struct pbs_thread *self, struct pbs_sock *s, ssize_t r)
@@ -216,10 +225,46 @@ static ssize_t done_or(struct pbs_thread *self, struct pbs_sock *s, const struct
     return count_served(self, s, dst->done ? (ssize_t)dst->done : r);
 }
 
-/* What a plain receive in the middle of ours gave: bytes done so far, or r. */
-static ssize_t verified(struct pbs_thread *self, struct pbs_sock *s, const struct pbs_dst *dst,
-                        ssize_t r)
+/* Nothing is held: the plain call, unless something came meanwhile (LOOK: look again). */
+static ssize_t plain_now(struct pbs_thread *self, struct pbs_sock *s)
 {
+    ssize_t r = LOOK;
+
+    pbs_crit_enter(self);
+    if (!pbs_sock_holds(s)) {
+        self->plain++;
+        r = PBS_RX_PLAIN;
+    }
+    pbs_crit_leave(self);
+    return r;
+}
+
+/* Steps 2 and 3 for a call that may not sleep, nothing held. LOOK: something is now. */
+static ssize_t empty(struct pbs_thread *self, struct pbs_sock *s, const struct pbs_dst *dst)
+{
+    bool is_empty = look(self, s);
+
+    if (pbs_sock_holds(s))
+        return LOOK;
+    return dst->done || is_empty ? done_or(self, s, dst, -EAGAIN) : plain_now(self, s);
+}
+
+/* Before the first sleep after an arming that brought bytes (s->unverified): is there an error
+ * behind them? LOOK: look again; SLEEP: nothing is there. */
+static ssize_t verify(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                      long long flags, bool look_only)
+{
+    ssize_t r;
+
+    if (!s->unverified || !pbs_fdtab_is(fd, &s->file))
+        return SLEEP;
+    if (look_only)
+        return plain_now(self, s);
+    r = pbs_rx_ask(self, s, fd, dst, (int)flags);
+    if (r == -EAGAIN)
+        return SLEEP;
+    if (r == PBS_RX_PASS || (r > 0 && (flags & MSG_WAITALL) && dst->left))
+        return LOOK;
     if (dst->done && r < 0)
         pbs_rx_keep_error(s, r);
     return done_or(self, s, dst, r);
@@ -237,30 +282,58 @@ static void step_back(struct pbs_thread *self, struct pbs_sock *s)
     pbs_crit_leave(self);
 }
 
+/* A call that consumes nothing, and something is there: its answer. False: nothing is. */
+static bool looked(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                   long long flags, ssize_t *r)
+{
+    if (!pbs_sock_holds(s))
+        return false;
+    if ((flags & MSG_PEEK) && dst->left) {
+        *r = pbs_rx_peek(self, s, fd, dst, (int)flags);
+        return *r != PBS_RX_PASS;
+    }
+    *r = 0;
+    if (!s->held) { /* len 0: an error is given all the same */
+        pbs_crit_enter(self);
+        pbs_lock(&s->file.lock);
+        *r = -pbs_sock_take_error(s);
+        pbs_unlock(&s->file.lock);
+        pbs_crit_leave(self);
+    }
+    return true;
+}
+
+/* Step 1 as the call wants it. True: *r is the answer, or AGAIN; false: it has to wait for more. */
+static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                   long long flags, bool pinned, ssize_t *r)
+{
+    bool all = flags & MSG_WAITALL;
+
+    *r = take(self, s, fd, dst, flags, pinned);
+    while (*r >= 0 && dst->left && dst->done && !all && top_up(self, s, fd, dst, flags))
+        *r = take(self, s, fd, dst, flags, pinned);
+    if (*r == STALE && !dst->done) {
+        *r = AGAIN;
+        return true;
+    }
+    if (*r >= 0 && dst->left && (all || !dst->done))
+        return false;
+    *r = done_or(self, s, dst, *r);
+    return true;
+}
+
 static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd,
                              struct pbs_dst *dst, long long flags)
 {
-    bool pinned = false, sleeps = true, all = flags & MSG_WAITALL;
+    bool look_only = (flags & MSG_PEEK) || !dst->left, pinned = false, sleeps = true;
     int64_t deadline = 0;
     ssize_t r;
 
     for (;;) {
-        r = take(self, s, fd, dst, flags, pinned);
-        if (r == STALE) {
-            r = AGAIN;
+        if (look_only ? looked(self, s, fd, dst, flags, &r)
+                      : served(self, s, fd, dst, flags, pinned, &r))
             break;
-        }
-        if (r < 0 || !dst->left) {
-            r = done_or(self, s, dst, r);
-            break;
-        }
-        if (dst->done && !all) {
-            if (top_up(self, s, fd, dst, flags))
-                continue;
-            r = done_or(self, s, dst, 0);
-            break;
-        }
-        switch (prepare(self, s, fd, flags & MSG_DONTWAIT, pinned, &sleeps)) {
+        switch (prepare(self, s, fd, flags, look_only, pinned, &sleeps)) {
         case ELSEWHERE:
             r = dst->done ? done_or(self, s, dst, 0) : AGAIN;
             goto out;
@@ -268,35 +341,27 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             r = done_or(self, s, dst, 0);
             goto out;
         case PLAIN:
-            r = dst->done ? pbs_rx_rest(self, s, fd, dst, deadline, sleeps) : PBS_RX_PASS;
+            r = PBS_RX_PLAIN;
+            if (dst->done) {
+                self->plain--;
+                r = pbs_rx_rest(self, s, fd, dst, deadline, sleeps);
+            }
             goto out;
         case ARMED:
             break;
         }
         if (pbs_sock_holds(s))
             continue;
-        if (!sleeps) {
-            bool dry = look(self, s);
-
-            if (pbs_sock_holds(s))
-                continue;
-            r = dst->done || dry ? done_or(self, s, dst, -EAGAIN) : PBS_RX_PASS;
+        r = sleeps ? verify(self, s, fd, dst, flags, look_only) : empty(self, s, dst);
+        if (r == LOOK)
+            continue;
+        if (r != SLEEP)
             break;
-        }
         pinned = true;
-        if (s->unverified && pbs_fdtab_is(fd, &s->file)) {
-            r = pbs_rx_ask(self, s, fd, dst, (int)flags);
-            if (r > 0 && all && dst->left)
-                continue;
-            if (r != -EAGAIN) {
-                r = verified(self, s, dst, r);
-                break;
-            }
-        }
         if (s->timeout && !deadline)
             deadline = pbs_now_ns() + s->timeout;
         r = sleep_once(self, s, dst, deadline);
-        if (r) {
+        if (r != LOOK) {
             if (r != AGAIN)
                 r = done_or(self, s, dst, r);
             break;
@@ -308,23 +373,6 @@ out:
     if (pinned || atomic_load_explicit(&self->waiting, memory_order_relaxed) == s)
         unpin(self, s);
     return r;
-}
-
-/* len 0: recv() looks whether there is something and sleeps if not; read() asks for nothing. */
-static ssize_t nothing_wanted(struct pbs_thread *self, struct pbs_sock *s, long long flags)
-{
-    int err;
-
-    if ((flags & PBS_RX_READ) || !pbs_sock_holds(s))
-        return PBS_RX_PASS;
-    if (s->held)
-        return 0;
-    pbs_crit_enter(self);
-    pbs_lock(&s->file.lock);
-    err = pbs_sock_take_error(s);
-    pbs_unlock(&s->file.lock);
-    pbs_crit_leave(self);
-    return err ? -err : PBS_RX_PASS;
 }
 
 /*
@@ -364,10 +412,9 @@ static PBS_COLD ssize_t miss(struct pbs_thread *self, struct pbs_sock *s, int fd
             pbs_release(self, s, PBS_WHY_oob);
             return PBS_RX_PASS;
         }
-        if (!dst->left)
-            return nothing_wanted(self, s, flags);
-        r = flags & MSG_PEEK ? pbs_rx_peek(self, s, fd, dst, (int)flags)
-                             : slow(self, s, fd, dst, flags);
+        if (!dst->left && (flags & PBS_RX_READ))
+            return PBS_RX_PASS; /* read() of nothing asks for nothing */
+        r = slow(self, s, fd, dst, flags);
         if (r != AGAIN)
             return r;
         pbs_attend();
@@ -396,9 +443,10 @@ ssize_t pbs_rx(int fd, struct pbs_file *f, struct pbs_dst *dst, long long flags)
         r = hit(self, s, fd, dst);
         if (pbs_likely(r))
             return r;
-        /* Empty, not allowed to sleep, and nothing said otherwise: no kernel entry. */
-        if ((s->nonblock || (flags & MSG_DONTWAIT)) && s->armed && !pbs_sock_holds(s) &&
-            !s->at_end && s->state == PBS_ADOPTED && dry(self, s)) {
+        /* Empty, not allowed to sleep, and nothing said otherwise: no kernel entry. What is held is
+         * looked at last: a handler may have drained the socket in between. */
+        if ((s->nonblock || (flags & MSG_DONTWAIT)) && s->armed && s->state == PBS_ADOPTED &&
+            !s->at_end && dry(self, s) && !pbs_sock_holds(s)) {
             pbs_count(self, served_calls);
             return -EAGAIN;
         }
@@ -414,6 +462,8 @@ ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
 
     if (!self || f->kind != PBS_FILE_SOCK)
         return r;
+    if (self->plain)
+        self->plain--;
     pbs_count(self, kernel_entries);
     if (atomic_load_explicit(&s->user, memory_order_relaxed) != self->id)
         return r;
@@ -422,8 +472,10 @@ ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
             self->ready_epoch++; /* it was told that there are bytes */
         return r;
     }
-    if (r < 0 && err == EAGAIN)
+    if (r < 0 && err == EAGAIN) {
         s->dry_epoch = self->ready_epoch;
+        s->unverified = false;
+    }
     if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r) && pbs_conf.policy == PBS_POLICY_NEVER)
         pbs_count(self, would_save);
     return r;

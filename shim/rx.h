@@ -14,14 +14,16 @@
 #include "thread.h"
 #include "user.h"
 
-/* Verdict "not ours": make the plain call, then tell pbs_rx_after(). No errno has this value. */
+/* Verdicts; no errno has these values. PASS: not ours, make the plain call. PLAIN: ours and nothing
+ * held, make the plain call, then tell pbs_rx_after(). */
 #define PBS_RX_PASS ((ssize_t)-100000)
+#define PBS_RX_PLAIN ((ssize_t)-100001)
 
 /* Beside the MSG_ flags: the call is read() or its kin, for which len 0 asks for nothing. */
 #define PBS_RX_READ (1LL << 32)
 
 /*
- * Receives into dst. Returns the bytes (0: end of file), -errno, or PBS_RX_PASS with dst
+ * Receives into dst. Returns the bytes (0: end of file), -errno, or a verdict with dst
  * untouched. A cancellation point. dst->left is at most SSIZE_MAX.
  */
 ssize_t pbs_rx(int fd, struct pbs_file *f, struct pbs_dst *dst, long long flags);
@@ -69,16 +71,17 @@ int64_t pbs_ask_timeout(int fd);
 
 /* ---- the rare ways (rx_odd.c) ---- */
 
-/* MSG_PEEK: what is held, then what the kernel has. */
+/* MSG_PEEK on held bytes: those, then what the kernel has. PBS_RX_PASS: none are held. */
 ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags);
 
-/* Nothing held: what the kernel has, without sleeping. Bytes, 0 at the end, -errno. */
+/* What the kernel has, without sleeping, if nothing is held. Bytes, 0 at the end, -errno;
+ * PBS_RX_PASS: something is held. */
 ssize_t pbs_rx_ask(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    int flags);
 
-/* Some bytes done, nothing held: what the kernel has behind them, without sleeping. */
-void pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+/* Some bytes done: what the kernel has behind them, without sleeping. True: something is held. */
+bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    int flags);
 
 /* An error that a plain call of ours took from the socket: it belongs to the next call. */

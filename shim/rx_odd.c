@@ -38,7 +38,7 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
     ssize_t r;
 
     if (!n && !s->error)
-        return PBS_RX_PASS; /* beside an armed request too: nothing moves while we are out of it */
+        return PBS_RX_PASS;
     if (n && !(flags & MSG_TRUNC) && !pbs_rx_prove(self, dst, n))
         return -EFAULT;
     pbs_crit_enter(self);
@@ -62,7 +62,9 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
             behind |= MSG_DONTWAIT;
         else
             behind |= MSG_WAITALL;
+        self->plain++;
         r = plain(fd, dst, behind);
+        self->plain--;
         pbs_count(self, kernel_entries);
         if (r > 0) {
             self->ready_epoch++;
@@ -79,25 +81,37 @@ void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r)
         atomic_store(&s->error, (int)-r);
 }
 
+/* In a critical section: between the look at what is held and the kernel's answer no handler may
+ * drain the socket. Nothing sleeps here. */
 ssize_t pbs_rx_ask(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    int flags)
 {
-    ssize_t r = plain(fd, dst, MSG_DONTWAIT | (flags & MSG_TRUNC));
+    ssize_t r = PBS_RX_PASS;
 
-    pbs_count(self, kernel_entries);
+    pbs_crit_enter(self);
+    if (!pbs_sock_holds(s)) {
+        r = plain(fd, dst, MSG_DONTWAIT | (flags & MSG_TRUNC));
+        pbs_count(self, kernel_entries);
+    }
     if (r > 0)
         pbs_dst_advance(dst, (size_t)r);
     if (r == -EAGAIN || (r > 0 && dst->left)) {
         s->dry_epoch = self->ready_epoch;
         s->unverified = false;
     }
+    pbs_crit_leave(self);
     return r;
 }
 
-void pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    int flags)
 {
-    pbs_rx_keep_error(s, pbs_rx_ask(self, s, fd, dst, flags));
+    ssize_t r = pbs_rx_ask(self, s, fd, dst, flags);
+
+    if (r == PBS_RX_PASS)
+        return s->held > 0;
+    pbs_rx_keep_error(s, r);
+    return false;
 }
 
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
@@ -107,6 +121,7 @@ ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
 
     if (timeout)
         deadline = pbs_now_ns() + timeout;
+    self->plain++;
     while (dst->left) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         ssize_t r = plain(fd, dst, MSG_DONTWAIT);
@@ -133,6 +148,7 @@ ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
         if (pbs_sys5(SYS_ppoll, &p, 1, tsp, NULL, 8) <= 0)
             break;
     }
+    self->plain--;
     pbs_count(self, served_calls);
     return (ssize_t)dst->done;
 }

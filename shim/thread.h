@@ -35,6 +35,13 @@ struct pbs_thread {
      */
     uint64_t ready_epoch;
 
+    /*
+     * Real calls that this thread is in, or about to make, because nothing is held. Handlers that
+     * interrupt it there receive by plain calls: bytes that they drained into the shim would be out
+     * of the kernel's sight, and so of that call's. A siglongjmp out leaves it above 0: plain calls.
+     */
+    unsigned plain;
+
     /* The record that this thread sleeps for. Written here and by this thread's trampoline, read by
      * any thread: while it is set, a close leaves the request alone, as the kernel's own reference
      * would be left. */
