@@ -6,6 +6,8 @@ build=${1:-$top/build/dev}
 shim=$top/shim
 findings=0
 cd -- "$top" || exit
+code=(tests tools integration)
+[ ! -d bench ] || code+=(bench)
 
 finding() {
     printf '%s\n' "$*"
@@ -20,9 +22,8 @@ conclude() {
     }
 }
 
-# The C files of the project, those that git ignores left out.
 c_files() {
-    find shim tests tools integration bench -name '*.[ch]' | sort
+    find shim "${code[@]}" -name '*.[ch]' | sort
 }
 
 # What the library takes over, by its version script.

@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-mapfile -t scripts < <(find .ci preload.sh tests tools integration bench -type f \( -name '*.sh' -o -path '.ci/*' \) | sort)
+mapfile -t scripts < <(find .ci preload.sh "${code[@]}" -type f \( -name '*.sh' -o -path '.ci/*' \) | sort)
 shellcheck --severity=warning -x -P SCRIPTDIR "${scripts[@]}" || finding "shellcheck: see above"
 for script in "${scripts[@]}"; do
     # What is sourced has no interpreter of its own and goes by its caller's options.

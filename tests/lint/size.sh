@@ -7,5 +7,5 @@ limit=500
 while read -r file; do
     lines=$(wc -l <"$file")
     [ "$lines" -le "$limit" ] || finding "$file: $lines lines, more than $limit"
-done < <(c_files; find preload.sh tests tools integration bench -name '*.sh')
+done < <(c_files; find preload.sh "${code[@]}" -name '*.sh')
 conclude
