@@ -40,7 +40,7 @@ static char *told(struct story *s)
 
     snprintf(path, sizeof(path), "/tmp/pbufshim-unit-stats-%d", getpid());
     unlink(path);
-    strcpy(pbs_conf.stats, path);
+    snprintf(pbs_conf.stats, sizeof(pbs_conf.stats), "%s", path);
     s->writes = s->writes ? s->writes : 1;
     assert_int_equal(in_child(write_story, s), 0);
     f = fopen(path, "r");
