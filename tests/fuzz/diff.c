@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -55,7 +56,9 @@ static void failed(const char *name, struct fz_script *s, struct fz_verdict *v)
     fprintf(out, "%s %s: the runs differ at line %d of %d\n", fz_leg_name[o.setup.leg], name,
             v->line + 1, s->n);
     fz_report(s, v, out);
-    if (!fz_shrink(&o.setup, &small, o.shrink_time))
+    if (!o.shrink_time)
+        keep_script(s, name, v);
+    else if (!fz_shrink(&o.setup, &small, o.shrink_time))
         fprintf(out, "    (not seen again in 6 more runs)\n");
     else {
         sv = *v;
@@ -139,8 +142,10 @@ static void run_seeds(void)
     fflush(stdout);
     for (int i = 0; i < o.jobs; i++) {
         pid[i] = fork();
-        if (pid[i] == 0)
+        if (pid[i] == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
             worker(i);
+        }
     }
     for (int i = 0; i < o.jobs; i++)
         if (waitpid(pid[i], &status, 0) < 0 || status)
@@ -205,9 +210,9 @@ static int verdict(void)
     bool wrong_ring = false;
 
     printf("leg %s: %ld runs, %ld differ, %ld broken; short counts %ld, repeated edges %ld; "
-           "ring_bytes %ld, served_bytes %ld, receives %ld\n",
+           "ring_bytes %ld, served_bytes %ld, processes %ld\n",
            fz_leg_name[o.setup.leg], c->runs, c->failures, c->broken, c->topups, c->extra_edges,
-           ring, fz_counter("served_bytes"), fz_counter("receives"));
+           ring, fz_counter("served_bytes"), fz_counter("processes"));
     if (o.verbose)
         fz_counters_print(stdout);
     if (o.expect) {
@@ -216,7 +221,7 @@ static int verdict(void)
     }
     if (o.guard && (o.setup.leg == FZ_SHIM || o.setup.leg == FZ_STARVED) && !ring)
         wrong_ring = printf("no byte came by a ring: this run proves nothing\n");
-    if (o.guard && o.setup.leg == FZ_NORING && (ring || !fz_counter("receives")))
+    if (o.guard && o.setup.leg == FZ_NORING && (ring || !fz_counter("processes")))
         wrong_ring = printf("the library was not there, or had a ring though it was refused\n");
     if (c->broken)
         return 3;

@@ -142,6 +142,9 @@ static bool await(struct fz_run *r, int slot, bool sleep_ok, int hang_ms)
         case FZ_SEEN_HANG:
             give_up(r, "HANGS");
             return false;
+        case FZ_SEEN_SPINS:
+            give_up(r, "SPINS");
+            return false;
         case FZ_SEEN_DEAD:
             give_up(r, "RUNNER DIED");
             return false;
@@ -295,14 +298,19 @@ static void finish(struct fz_run *r)
     } else if (!r->dead)
         kill(r->pid, SIGKILL);
     for (int i = 0; fz_run_alive(r); i++) {
-        if (i == 50000) {
+        if (i == 25000) {
             fz_cat(out, size, "DOES NOT EXIT");
             kill(r->pid, SIGKILL);
         }
         nanosleep(&gap, NULL);
     }
-    if (!r->log->broken) {
-        fz_cat(out, size, asked ? "exit status %#x;" : "killed by the harness (%#x);", r->status);
+    if (r->log->broken)
+        return;
+    /* SIGKILL leaves nobody the time to put things in order: what the peer sees then is no test */
+    if (!asked)
+        fz_cat(out, size, "killed by the harness");
+    else {
+        fz_cat(out, size, "exit status %#x;", r->status);
         fz_peer_final(r, out, size);
     }
 }

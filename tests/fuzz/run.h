@@ -66,7 +66,7 @@ void fz_run_script(const struct fz_setup *setup, const struct fz_script *s,
 void fz_log_free(struct fz_log *log);
 
 /* watch.c */
-enum fz_seen { FZ_SEEN_DONE, FZ_SEEN_ASLEEP, FZ_SEEN_DEAD, FZ_SEEN_HANG };
+enum fz_seen { FZ_SEEN_DONE, FZ_SEEN_ASLEEP, FZ_SEEN_DEAD, FZ_SEEN_HANG, FZ_SEEN_SPINS };
 /* Waits until the slot's call has ended, or its thread has come to rest inside it. */
 enum fz_seen fz_watch(struct fz_run *r, int slot, bool sleep_ok, int hang_ms);
 /* 0 or -ETIMEDOUT: until every living thread of the runner is (or none is) stopped */

@@ -70,8 +70,28 @@ void fz_report(const struct fz_script *s, const struct fz_verdict *v, FILE *out)
         fprintf(out, "      leg:   %s\n", v->other);
 }
 
+/*
+ * What kind of difference it is: the verb of its line, and hang, death or result. A smaller script
+ * counts only if it shows the same kind, so that shrinking does not slide into another bug.
+ */
+static unsigned kind_of(const struct fz_script *s, const struct fz_verdict *v)
+{
+    unsigned kind = strstr(v->other, "HANGS")   ? 1
+                    : strstr(v->other, "DIED")  ? 2
+                    : strstr(v->other, "SPINS") ? 3
+                                                : 0;
+    struct fz_op op;
+
+    if (kind == 2 || v->line >= s->n || fz_parse(&op, s->line[v->line]))
+        return kind;
+    for (const char *c = op.verb; *c; c++)
+        kind = kind * 31 + (unsigned char)*c;
+    return kind;
+}
+
 /* A difference that two more plain runs do not show among themselves. */
-static bool differs(const struct fz_setup *setup, const struct fz_script *s, int tries)
+static bool differs(const struct fz_setup *setup, const struct fz_script *s, int tries,
+                    unsigned *kind)
 {
     struct fz_setup plain;
     struct fz_verdict v;
@@ -81,8 +101,9 @@ static bool differs(const struct fz_setup *setup, const struct fz_script *s, int
         fz_try(setup, s, &v);
         if (v.plain_broken)
             return false;
-        if (v.line < 0)
+        if (v.line < 0 || (*kind && *kind != kind_of(s, &v) + 1))
             continue;
+        *kind = kind_of(s, &v) + 1;
         for (int k = 0; k < 2; k++) {
             fz_try(&plain, s, &v);
             if (v.line >= 0 || v.plain_broken)
@@ -107,10 +128,11 @@ bool fz_shrink(const struct fz_setup *setup, struct fz_script *s, int seconds)
     struct fz_setup quick = *setup;
     struct fz_script cand;
     time_t end = time(NULL) + seconds;
+    unsigned kind = 0;
     int hits = 0, tries;
 
     for (int i = 0; i < 6; i++)
-        hits += differs(setup, s, 1);
+        hits += differs(setup, s, 1, &kind);
     if (!hits)
         return false;
     tries = hits >= 5 ? 1 : hits >= 2 ? 5 : 12;
@@ -120,7 +142,7 @@ bool fz_shrink(const struct fz_setup *setup, struct fz_script *s, int seconds)
 
         for (int from = s->n - len; from > -len && time(NULL) < end; from -= len) {
             without(s, from < 0 ? 0 : from, from < 0 ? from + len : len, &cand);
-            if (cand.n == s->n || !differs(&quick, &cand, tries))
+            if (cand.n == s->n || !differs(&quick, &cand, tries, &kind))
                 continue;
             *s = cand; /* the lines left out stay allocated until the process ends */
             smaller = true;

@@ -133,7 +133,7 @@ void fz_counters_read(const char *dir)
     struct dirent *e;
 
     while (d && (e = readdir(d))) {
-        char name[48];
+        char line[128], name[48];
         long val;
         FILE *in;
         int fd;
@@ -142,11 +142,12 @@ void fz_counters_read(const char *dir)
             continue;
         fd = openat(dirfd(d), e->d_name, O_RDONLY | O_CLOEXEC);
         in = fd < 0 ? NULL : fdopen(fd, "r");
-        while (in && fscanf(in, "%47s", name) == 1) {
-            if (fscanf(in, "%ld", &val) == 1)
+        while (in && fgets(line, sizeof(line), in)) {
+            /* each process writes its version once */
+            if (!strncmp(line, "version ", 8))
+                count("processes", 1);
+            else if (sscanf(line, "%47s %ld", name, &val) == 2)
                 count(name, val);
-            else if (fscanf(in, "%*[^\n]"))
-                break;
         }
         if (in)
             fclose(in);

@@ -56,7 +56,7 @@ static char thread_state(int tid, long *sleeps)
 enum fz_seen fz_watch(struct fz_run *r, int slot, bool sleep_ok, int hang_ms)
 {
     struct fz_slot *s = &r->sh->slot[slot];
-    long sleeps = 0, last = -1, since = 0;
+    long sleeps = 0, last = -1, since = 0, limit = now_us() + (hang_ms ? hang_ms : 1500) * 5000L;
     int calm = 0;
 
     fz_futex_wait(&s->state, FZ_POSTED, sleep_ok ? 100 : 2000);
@@ -80,6 +80,8 @@ enum fz_seen fz_watch(struct fz_run *r, int slot, bool sleep_ok, int hang_ms)
             return FZ_SEEN_ASLEEP;
         if (!sleep_ok && calm >= CALM_READS && now_us() - since > hang_ms * 1000L)
             return s->state == FZ_RUNNING ? FZ_SEEN_HANG : FZ_SEEN_DONE;
+        if (now_us() > limit) /* it neither ends nor rests */
+            return FZ_SEEN_SPINS;
         fz_futex_wait(&s->state, state, calm > 20 ? 2000 : CALM_GAP_US);
     }
 }
