@@ -22,6 +22,8 @@ cleanup() {
     for pid in $(jobs -pr); do
         kill -KILL "$pid" 2>/dev/null || true
     done
+    # The shell's words about them would hide our own last line.
+    wait 2>/dev/null || true
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -156,6 +158,17 @@ served() {
     printf '  %s, leg %s: %s bytes by the ring, %s receives, %s kernel entries\n' "$3" "$1" "$ring" \
         "$(stat_of "$2" receives)" "$(stat_of "$2" kernel_entries)"
     [ "$1" != always ] || [ "$ring" -gt 0 ] || fail "false green: $3 got no byte by a ring"
+}
+
+# passed LEG TAG REASON WHO: in leg always every socket that was given up was so for this reason, and
+# at least one was.
+passed() {
+    local n
+    [ "$1" = always ] || return 0
+    n=$(stat_of "$2" "pass_$3")
+    printf '  %s, leg %s: %s passed for reason %s\n' "$4" "$1" "$n" "$3"
+    [ "$n" -gt 0 ] && [ "$n" -eq "$(stat_of "$2" passes)" ] ||
+        fail "$4: $n of $(stat_of "$2" passes) passed for reason $3"
 }
 
 # same WHAT WANTED GOT: equal and not empty.
