@@ -231,6 +231,7 @@ void pbs_conf_init(void)
     pbs_conf.enabled = true;
     if (getauxval(AT_SECURE))
         goto out;
+    pbs_conf.verbose = getenv("PBUFSHIM_VERBOSE") && *getenv("PBUFSHIM_VERBOSE");
     text("PBUFSHIM_LOG", pbs_conf.log, sizeof(pbs_conf.log));
     pbs_conf.verbose = flag("PBUFSHIM_VERBOSE");
     text("PBUFSHIM_STATS", pbs_conf.stats, sizeof(pbs_conf.stats));

@@ -246,6 +246,9 @@ PBS_EXPORT int fclose(FILE *f)
     return real.fclose(f);
 }
 
+PBS_EXPORT __typeof__(fdopen) _IO_fdopen __attribute__((alias("fdopen"), copy(fdopen)));
+PBS_EXPORT __typeof__(fclose) _IO_fclose __attribute__((alias("fclose"), copy(fclose)));
+
 PBS_EXPORT FILE *freopen(const char *path, const char *mode, FILE *f)
 {
     close_stream(f);

@@ -173,6 +173,14 @@ static int inq(struct pbs_sock *s, int fd, long arg)
     return r;
 }
 
+/* libc's makes the ioctl itself. */
+PBS_EXPORT int sockatmark(int fd)
+{
+    int at;
+
+    return ioctl(fd, SIOCATMARK, &at) < 0 ? -1 : at;
+}
+
 PBS_EXPORT int ioctl(int fd, unsigned long req, ...)
 {
     struct pbs_sock *s = sock_of(fd);

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <wordexp.h>
 
 #include "conf.h"
 #include "hook.h"
@@ -94,12 +95,16 @@ PBS_EXPORT FILE *popen(const char *command, const char *mode)
     SPAWN(FILE *, real.popen(command, mode));
 }
 
-/* The command runs for long: only its start is guarded, by a generation that stays changed. */
+PBS_EXPORT __typeof__(popen) _IO_popen __attribute__((alias("popen"), copy(popen)));
+
 PBS_EXPORT int system(const char *command)
 {
-    pbs_proc_before_fork();
-    pbs_proc_after_fork_parent();
-    return real.system(command);
+    SPAWN(int, real.system(command));
+}
+
+PBS_EXPORT int wordexp(const char *words, wordexp_t *we, int flags)
+{
+    SPAWN(int, real.wordexp(words, we, flags));
 }
 
 PBS_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)

@@ -218,6 +218,22 @@ PBS_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
                    real.recvmsg(fd, msg, flags));
 }
 
+/* libc reads in threads of its own, behind our back: the socket is released (held bytes are then
+ * out of its reach, a listed limit). */
+PBS_EXPORT int aio_read(struct aiocb *cb)
+{
+    if (pbs_fdtab_size && pbs_thread_get() && pbs_user_readable(pbs_self, cb, sizeof(*cb)))
+        pbs_release_fd(cb->aio_fildes, PBS_WHY_io);
+    return real.aio_read(cb);
+}
+
+PBS_EXPORT int aio_read64(struct aiocb64 *cb)
+{
+    if (pbs_fdtab_size && pbs_thread_get() && pbs_user_readable(pbs_self, cb, sizeof(*cb)))
+        pbs_release_fd(cb->aio_fildes, PBS_WHY_io);
+    return real.aio_read64(cb);
+}
+
 /* One message of recvmmsg(): bytes or -errno, never "pass". */
 static ssize_t receive_one(int fd, struct mmsghdr *m, int flags)
 {
@@ -227,6 +243,12 @@ static ssize_t receive_one(int fd, struct mmsghdr *m, int flags)
         return -errno;
     m->msg_len = (unsigned)r;
     return r;
+}
+
+static bool entry_ok(struct mmsghdr *m)
+{
+    return pbs_user_readable(pbs_self, m, sizeof(*m)) &&
+           pbs_user_rewritable(pbs_self, m, sizeof(*m));
 }
 
 /*
@@ -247,7 +269,8 @@ static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigne
     if (err)
         return -err;
     while (got < n) {
-        ssize_t r = receive_one(fd, &vec[got], flags & ~MSG_WAITFORONE);
+        ssize_t r =
+            entry_ok(&vec[got]) ? receive_one(fd, &vec[got], flags & ~MSG_WAITFORONE) : -EFAULT;
 
         if (r < 0) {
             if (!got)
@@ -285,8 +308,7 @@ PBS_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags,
     self = pbs_thread_get();
     if (n > IOV_MAX)
         n = IOV_MAX;
-    if (!self || !n || !pbs_user_readable(self, vec, n * sizeof(*vec)) ||
-        !pbs_user_rewritable(self, vec, n * sizeof(*vec)))
+    if (!self || !n || !entry_ok(vec))
         goto plain;
     if (timeout && (!pbs_user_readable(self, timeout, sizeof(*timeout)) ||
                     !pbs_user_rewritable(self, timeout, sizeof(*timeout)) || timeout->tv_sec < 0 ||

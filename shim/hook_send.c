@@ -222,6 +222,16 @@ PBS_EXPORT ssize_t sendfile64(int to, int from, off64_t *off, size_t n)
     return before_move(to) == ERROR ? -1 : real.sendfile64(to, from, off, n);
 }
 
+PBS_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t off, int flags)
+{
+    return off == -1 && before_move(fd) == ERROR ? -1 : real.pwritev2(fd, iov, n, off, flags);
+}
+
+PBS_EXPORT ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t off, int flags)
+{
+    return off == -1 && before_move(fd) == ERROR ? -1 : real.pwritev64v2(fd, iov, n, off, flags);
+}
+
 /* Held bytes go first, written into the pipe; PBS_RX_PASS: nothing is held. */
 static ssize_t splice_held(struct pbs_sock *s, int to, size_t n, unsigned flags)
 {

@@ -25,6 +25,8 @@ static bool enter(int fd, struct pbs_file *f)
     return ok;
 }
 
+static void close_record(int fd, bool missed);
+
 static bool ours(int fd)
 {
     return fd >= 0 && (unsigned)fd < pbs_fdtab_size && !pbs_in_vfork_child;
@@ -74,7 +76,7 @@ int pbs_born_epoll(int fd, uint64_t gen)
 void pbs_born_other(int fd)
 {
     if (ours(fd) && pbs_unlikely(pbs_fdtab_find(fd) != NULL))
-        pbs_close_fd(fd);
+        close_record(fd, true);
 }
 
 int pbs_born_dup(int fd, int to)
@@ -141,10 +143,12 @@ static void end_now(struct pbs_sock *s, int fd)
     pbs_items_leave_kernel(s); /* the kernel would take the members out with the file */
 }
 
-/* s locked, fd its last number, nothing of it armed in another thread's wait. */
-static void last_close(struct pbs_sock *s, int fd)
+/* s locked, fd its last number, nothing of it armed in another thread's wait. missed: the number
+ * was closed behind our back and is somebody else's now; it must not be spoken to. */
+static void last_close(struct pbs_sock *s, int fd, bool missed)
 {
-    bool alone = s->born == pbs_gate_generation(); /* no fork in its life: nobody else has it */
+    bool alone =
+        !missed && s->born == pbs_gate_generation(); /* no fork in its life: nobody else has it */
 
     if (alone && s->armed)
         end_now(s, fd);
@@ -161,7 +165,7 @@ static void last_close(struct pbs_sock *s, int fd)
         pbs_sock_put(s);
 }
 
-static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd)
+static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool missed)
 {
     struct pbs_thread *owner;
 
@@ -195,7 +199,7 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd)
                 continue;
             }
         }
-        last_close(s, fd);
+        last_close(s, fd, missed);
         pbs_crit_leave(self);
         return;
     }
@@ -218,7 +222,7 @@ static void close_epoll(struct pbs_thread *self, struct pbs_epoll *set, int fd)
         pbs_epoll_drop(self, set);
 }
 
-void pbs_close_fd(int fd)
+static void close_record(int fd, bool missed)
 {
     struct pbs_file *f = pbs_fdtab_find(fd);
     struct pbs_thread *self;
@@ -230,15 +234,31 @@ void pbs_close_fd(int fd)
     if (!self)
         return;
     if (f->kind == PBS_FILE_SOCK)
-        close_sock(self, (struct pbs_sock *)f, fd);
+        close_sock(self, (struct pbs_sock *)f, fd, missed);
     else if (f->kind == PBS_FILE_EPOLL)
         close_epoll(self, (struct pbs_epoll *)f, fd);
+}
+
+void pbs_close_fd(int fd)
+{
+    close_record(fd, false);
 }
 
 void pbs_close_range(unsigned lo, unsigned hi)
 {
     for (int fd; (fd = pbs_fdtab_next(lo, hi)) >= 0; lo = (unsigned)fd + 1)
         pbs_close_fd(fd);
+}
+
+/* Bytes that the program has not read: held, or queued where a request that nobody could cancel,
+ * its owner being away from the shim, takes them when the process ends. */
+static bool unread(struct pbs_sock *s, int fd)
+{
+    int queued = 0;
+
+    if (!s->held && s->armed)
+        pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
+    return s->held || queued > 0;
 }
 
 void pbs_close_process(void)
@@ -249,7 +269,7 @@ void pbs_close_process(void)
     for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1) {
         struct pbs_sock *s = (struct pbs_sock *)pbs_fdtab_find(fd);
 
-        if (s && s->file.kind == PBS_FILE_SOCK && s->held &&
+        if (s && s->file.kind == PBS_FILE_SOCK && unread(s, fd) &&
             s->born + 1 == pbs_gate_generation()) /* the gate that pbs_freeze() closed counts */
             reset_at_close(fd);
     }

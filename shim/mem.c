@@ -1,5 +1,6 @@
 #include "mem.h"
 
+#include <string.h>
 #include <sys/mman.h>
 
 #include "base.h"
@@ -45,11 +46,13 @@ void *pbs_mem_get(size_t size)
 {
     unsigned c = class_index(size);
     size_t real = 64UL << c;
+    bool used = false;
     void *p = NULL;
 
     pbs_lock(&class_of[c].lock);
     if (class_of[c].free) {
         p = class_of[c].free;
+        used = true;
         class_of[c].free = class_of[c].free->next;
         goto out;
     }
@@ -64,6 +67,8 @@ void *pbs_mem_get(size_t size)
     }
 out:
     pbs_unlock(&class_of[c].lock);
+    if (used)
+        memset(p, 0, size);
     return p;
 }
 

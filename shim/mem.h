@@ -11,7 +11,7 @@
 
 #include <stddef.h>
 
-/* size: 1 to 32768 bytes. Zeroed only when it comes fresh from the kernel. NULL when out of memory. */
+/* size: 1 to 32768 bytes, zeroed. NULL when out of memory. */
 void *pbs_mem_get(size_t size);
 void pbs_mem_put(void *p, size_t size);
 

@@ -8,6 +8,7 @@
 #ifndef PBS_REAL_H
 #define PBS_REAL_H
 
+#include <aio.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -21,6 +22,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <termios.h>
+#include <wordexp.h>
 
 #include "real_list.h"
 

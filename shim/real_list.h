@@ -65,6 +65,12 @@
       (fd, buf, n, flags, addr, len), SYS_sendto)                                                  \
     X(ssize_t, sendmsg, (int fd, const struct msghdr *msg, int flags), (fd, msg, flags),           \
       SYS_sendmsg)                                                                                 \
+    X(ssize_t, pwritev2, (int fd, const struct iovec *iov, int n, off_t off, int flags),           \
+      (fd, iov, n, off, flags), NONE)                                                              \
+    X(ssize_t, pwritev64v2, (int fd, const struct iovec *iov, int n, off64_t off, int flags),      \
+      (fd, iov, n, off, flags), NONE)                                                              \
+    X(int, aio_read, (struct aiocb * cb), (cb), NONE)                                              \
+    X(int, aio_read64, (struct aiocb64 * cb), (cb), NONE)                                          \
     X(int, sendmmsg, (int fd, struct mmsghdr *vec, unsigned n, int flags), (fd, vec, n, flags),    \
       SYS_sendmmsg)                                                                                \
     X(ssize_t, sendfile, (int to, int from, off_t *off, size_t n), (to, from, off, n),             \
@@ -124,6 +130,7 @@
        const posix_spawnattr_t *attr, char *const argv[], char *const envp[]),                     \
       (pid, path, acts, attr, argv, envp), NONE)                                                   \
     X(int, system, (const char *command), (command), NONE)                                         \
+    X(int, wordexp, (const char *words, wordexp_t *we, int flags), (words, we, flags), NONE)       \
     X(FILE *, popen, (const char *command, const char *mode), (command, mode), NONE)               \
     X(int, daemon, (int nochdir, int noclose), (nochdir, noclose), NONE)                           \
     X(pid_t, forkpty, (int *master, char *name, const struct termios *t, const struct winsize *w), \

@@ -19,6 +19,13 @@ static void push(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why)
     LL_PREPEND2(r->revoked, s, revoke_next);
 }
 
+/* What is on the list is so before in_enter is looked at. (A read-modify-write, as tsan knows no
+ * fences.) */
+static void full_barrier(struct pbs_ring *r)
+{
+    atomic_fetch_add(&r->waiters, 0);
+}
+
 /* Wakes the owner if it is in the kernel and waits until it has been out once. No lock held. */
 static void kick_and_wait(struct pbs_ring *r)
 {
@@ -53,7 +60,7 @@ void pbs_ring_revoke(struct pbs_sock *s, enum pbs_reason why)
     push(r, s, why);
     pbs_unlock(&r->lock);
     pbs_count(pbs_self, revokes);
-    atomic_thread_fence(memory_order_seq_cst);
+    full_barrier(r);
     while (s->ring == r && s->armed && atomic_load(&r->in_enter)) {
         pbs_unlock(&s->file.lock);
         pbs_crit_leave(pbs_self);
@@ -73,7 +80,7 @@ static void revoke_all(struct pbs_ring *r, enum pbs_reason why)
         push(r, s, why);
     }
     pbs_unlock(&r->lock);
-    atomic_thread_fence(memory_order_seq_cst);
+    full_barrier(r);
     pbs_crit_leave(pbs_self);
     if (atomic_load(&r->in_enter))
         kick_and_wait(r);

@@ -16,6 +16,7 @@ typedef void handler_fn(int sig, siginfo_t *info, void *context);
 static struct {
     _Atomic(handler_fn *) handler;
     atomic_int flags;
+    sigset_t mask; /* read when a one-shot action is put back */
 } action_of[65];
 
 static struct pbs_lock lock;       /* of sigaction as a whole: old and new belong together */
@@ -50,7 +51,9 @@ static void put_off(struct pbs_thread *self, int sig, const siginfo_t *info, uco
     memcpy(&uc->uc_sigmask, &mask, sizeof(mask));
     if (action_of[sig].flags & SA_RESETHAND) {
         /* The kernel has put SIG_DFL in its place; the signal is still to be delivered. */
-        struct sigaction sa = {.sa_sigaction = trampoline, .sa_flags = action_of[sig].flags};
+        struct sigaction sa = {.sa_sigaction = trampoline,
+                               .sa_flags = action_of[sig].flags,
+                               .sa_mask = action_of[sig].mask};
 
         sa.sa_flags |= SA_SIGINFO;
         real.sigaction(sig, &sa, NULL);
@@ -136,6 +139,7 @@ int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
     if (act && act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN) {
         atomic_store(&action_of[sig].handler, sa.sa_sigaction);
         action_of[sig].flags = sa.sa_flags;
+        action_of[sig].mask = sa.sa_mask;
         sa.sa_sigaction = trampoline;
         sa.sa_flags |= SA_SIGINFO;
     }

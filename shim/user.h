@@ -39,6 +39,8 @@ static inline bool pbs_user_proved(struct pbs_thread *self, const uintptr_t *cac
     if (pbs_unlikely(self->proved_epoch !=
                      atomic_load_explicit(&pbs_user_epoch, memory_order_acquire)))
         return false;
+    if (pbs_unlikely(first > last)) /* wraps */
+        return false;
     for (; first <= last; first++)
         if (cache[first % PBS_PROVED] != first + 1)
             return false;
