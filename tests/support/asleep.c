@@ -94,7 +94,12 @@ static void *later_main(void *arg)
 {
     struct later *l = arg;
 
-    wait_asleep(l->target);
+    while (!thread_asleep(l->target)) {
+        if (__atomic_load_n(&l->over, __ATOMIC_ACQUIRE))
+            return NULL;
+        test_yield();
+    }
+    l->acted = true;
     l->act(l->arg);
     return NULL;
 }
@@ -104,12 +109,16 @@ void later(struct later *l, void (*act)(void *arg), void *arg)
     l->target = my_tid();
     l->act = act;
     l->arg = arg;
+    l->over = 0;
+    l->acted = false;
     MUST0(pthread_create(&l->thread, NULL, later_main, l));
 }
 
-void later_join(struct later *l)
+bool later_join(struct later *l)
 {
+    __atomic_store_n(&l->over, 1, __ATOMIC_RELEASE);
     MUST0(pthread_join(l->thread, NULL));
+    return l->acted;
 }
 
 static void act_put(void *arg)

@@ -25,10 +25,13 @@ struct later {
     pid_t target;
     void (*act)(void *arg);
     void *arg;
+    int over;
+    bool acted;
 };
 
 void later(struct later *l, void (*act)(void *arg), void *arg);
-void later_join(struct later *l);
+/* False if the call ended without that: a timed one may, on a busy machine, and must be repeated. */
+bool later_join(struct later *l);
 
 /* The most frequent ones. */
 struct later_put {
