@@ -257,7 +257,8 @@ static void say_memlock(void)
             (unsigned long)lim.rlim_cur / 1024);
     else
         say("locked memory:",
-            "limit %lu KiB; a quarter of it is used: rings for %lu blocking threads, others pass",
+            "limit %lu KiB; a quarter of it is used: rings for at least %lu blocking threads, "
+            "others pass",
             (unsigned long)lim.rlim_cur / 1024, (unsigned long)lim.rlim_cur / 4 / THREAD_RING);
 }
 
