@@ -28,6 +28,7 @@
 static atomic_uint received, ended;
 static atomic_int tid[THREADS_MAX];
 static int conn[THREADS_MAX];
+static pthread_t thread[THREADS_MAX];
 static unsigned n_threads;
 
 static void die(const char *what)
@@ -132,7 +133,7 @@ static unsigned long rss_kib(void)
 }
 
 /* The peer, in a process of its own: connects, then for each byte on the pipe a message to each. */
-static void send_messages(const struct sockaddr_in *addr, int orders)
+static __attribute__((noreturn)) void send_messages(const struct sockaddr_in *addr, int orders)
 {
     char m[MESSAGE], c;
 
@@ -157,7 +158,6 @@ int main(int argc, char **argv)
     struct sockaddr_in addr = {.sin_family = AF_INET};
     socklen_t len = sizeof(addr);
     int listener, orders[2], status;
-    pthread_t thread[THREADS_MAX];
     unsigned long rss;
     pid_t pid;
 

@@ -85,7 +85,8 @@ static int listener(struct sockaddr_in *addr)
 }
 
 /* What the peer does: for each order, sends so many bytes, and says when they are sent. */
-static void serve_orders(const struct sockaddr_in *addr, int orders, int done)
+static __attribute__((noreturn)) void serve_orders(const struct sockaddr_in *addr, int orders,
+                                                   int done)
 {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     unsigned size;
