@@ -1,6 +1,8 @@
 /*
  * MSG_PEEK: shows what plain recv would give, wherever the bytes are, and takes none of them.
  */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -139,6 +141,41 @@ static void test_peek_trunc_counts_without_copy(void)
     pair_close(&p);
 }
 
+static void *reset_soon(void *arg)
+{
+    struct pair *p = arg;
+
+    /* Somewhere in the midst of the looks that the other thread takes. */
+    for (volatile unsigned i = (unsigned)now_ms() % 64 * 50; i; i--)
+        ;
+    reset_close(p->peer);
+    return NULL;
+}
+
+/*
+ * A look at more than waits asks the kernel for the rest. A reset that arrives between two steps of
+ * it must not be used up by that question: the program has been given bytes, not the error.
+ */
+static void test_peek_while_a_reset_arrives_leaves_the_error(void)
+{
+    for (int round = 0; round < 600; round++) {
+        struct pair p = pair_open_with((enum where)(round % WHERES), 100);
+        struct worker w;
+
+        worker_start(&w, reset_soon, &p);
+        for (int after = 0; after < 3;) {
+            CHECK_EQ(recv(p.us, buf, sizeof(buf), MSG_PEEK | MSG_DONTWAIT), 100);
+            if (tcp_state(p.us) == TCP_CLOSE)
+                after++;
+        }
+        worker_join(&w);
+        take(&p, 100);
+        CHECK_ERR(recv(p.us, buf, 10, MSG_DONTWAIT), ECONNRESET);
+        CHECK_EQ(recv(p.us, buf, 10, 0), 0);
+        MUST(close(p.us));
+    }
+}
+
 const struct test_case test_cases[] = {
     CASE(test_peek_bytes_waiting_shows_all_takes_none),
     CASE(test_peek_across_many_sends_shows_all),
@@ -147,5 +184,6 @@ const struct test_case test_cases[] = {
     CASE(test_peek_at_eof_is_zero_each_time),
     CASE(test_peek_waitall_waits_for_all),
     CASE(test_peek_trunc_counts_without_copy),
+    CASE(test_peek_while_a_reset_arrives_leaves_the_error),
     CASES_END,
 };

@@ -120,6 +120,45 @@ static void test_waitall_blocked_then_reset_returns_partial_keeps_error(void)
     }
 }
 
+/*
+ * More bytes than small buffers hold, then a reset, and receives of every size: whichever piece of
+ * the work meets the error, it is told once, after the last byte.
+ */
+static void test_reset_behind_many_bytes_is_told_once_after_the_last(void)
+{
+    static const int flags[] = {0, MSG_WAITALL, MSG_DONTWAIT, MSG_PEEK};
+
+    for (size_t f = 0; f < COUNT_OF(flags); f++) {
+        for (size_t size = 1; size <= 5000; size = size * 3 + 1) {
+            for (int where = 0; where < WHERES; where++) {
+                struct pair p = pair_open_with((enum where)where, 1000);
+                ssize_t n;
+
+                peer_reset(&p);
+                while (p.got < p.sent) {
+                    if (flags[f] == MSG_PEEK) {
+                        n = recv(p.us, buf, size, MSG_PEEK);
+                        CHECK(n > 0);
+                        check_ahead(&p, buf, 0, (size_t)n);
+                    }
+                    n = recv(p.us, buf, size, flags[f] & ~MSG_PEEK);
+                    if (n <= 0)
+                        FAIL("flags %x, size %zu, %llu left: %zd (errno %d)", flags[f], size,
+                             (unsigned long long)(p.sent - p.got), n, errno);
+                    check_next(&p, buf, (size_t)n);
+                }
+                errno = 0;
+                n = recv(p.us, buf, size, flags[f]);
+                if (n != -1 || errno != ECONNRESET)
+                    FAIL("flags %x, size %zu: %zd (errno %d) instead of ECONNRESET", flags[f], size,
+                         n, errno);
+                CHECK_EQ(recv(p.us, buf, size, 0), 0);
+                pair_close(&p);
+            }
+        }
+    }
+}
+
 static void test_waitall_timeout_returns_partial_then_eagain(void)
 {
     for (int where = 0; where < WHERES; where++) {
@@ -216,6 +255,7 @@ const struct test_case test_cases[] = {
     CASE(test_waitall_partial_then_eof_returns_partial),
     CASE(test_waitall_blocked_then_eof_returns_partial),
     CASE(test_waitall_blocked_then_reset_returns_partial_keeps_error),
+    CASE(test_reset_behind_many_bytes_is_told_once_after_the_last),
     CASE(test_waitall_timeout_returns_partial_then_eagain),
     CASE(test_waitall_signal_returns_partial_even_with_restart),
     CASE(test_waitall_signal_nothing_yet_is_eintr),
