@@ -66,7 +66,19 @@ static bool drop_repeats(struct fz_run *r, struct fz_slot *s, const struct fz_en
         s->ev[kept++] = *ev;
     }
     s->nev = kept;
-    return ref && before && !kept && ref->nev;
+    if (kept == before)
+        return false;
+    if (s->ret > 0) {
+        bool timed = strstr(s->text, " at once") || strstr(s->text, " waited");
+
+        /* a wait that a repeat cut short would have gone on for its whole time */
+        s->ret = kept;
+        snprintf(s->text, sizeof(s->text), "-> %d%s", kept,
+                 !timed ? ""
+                 : kept ? " at once"
+                        : " waited");
+    }
+    return !kept && ref->nev;
 }
 
 static void print_events(struct fz_entry *e)
@@ -88,8 +100,6 @@ static void collect(struct fz_run *r, int slot, int line)
     e->ret = s->ret;
     e->nev = s->nev;
     memcpy(e->ev, s->ev, sizeof(e->ev));
-    if (!strncmp(s->text, "-> ", 3) && strstr(s->line, "epwait") && s->ret > 0 && s->nev == 0)
-        strcpy(s->text, "-> 0");
     say(r, line, s->state == FZ_GONE ? "gone" : s->text);
     if (e == entry_of(r, line))
         print_events(e);
