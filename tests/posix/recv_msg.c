@@ -264,6 +264,8 @@ static void test_receive_into_itself_works(void)
         struct iovec v;
     } area = {.msg = {.msg_iov = &area.v, .msg_iovlen = 1}};
 
+    if (TEST_ASAN)
+        test_skip("AddressSanitizer's own readv looks at the vector after the call");
     /* The vector lies in the buffer that it describes: the kernel has copied it before. */
     v.iov_base = &v;
     CHECK_EQ(readv(p.us, &v, 1), 10);
