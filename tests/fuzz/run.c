@@ -199,12 +199,12 @@ static void runner_op(struct fz_run *r, const struct fz_op *op, const char *line
         say(r, r->line, "busy");
         return;
     }
-    if (!strcmp(op->verb, "epctl"))
-        note_epctl(r, op);
     post(r, slot, line);
-    if (await(r, slot, op->mode == '&', op->mode == '~' ? 20000 : r->setup->hang_ms))
+    if (await(r, slot, op->mode == '&', op->mode == '~' ? 20000 : r->setup->hang_ms)) {
         collect(r, slot, r->line);
-    else if (!r->log->broken) {
+        if (!strcmp(op->verb, "epctl") && !s->ret)
+            note_epctl(r, op);
+    } else if (!r->log->broken) {
         entry_of(r, r->line)->slept = true;
         say(r, r->line, "sleeps");
     }
