@@ -1,11 +1,12 @@
 /*
- * Load for a line server: connections in a closed loop, each with one line on its way.
+ * Load for a line server: connections in a closed loop, each with one line (or DEPTH) on its way.
  *
- *   lineload [-n CONNECTIONS] [-l LINE] [-t SECONDS] [-w SECONDS] [-c CPU] PORT
+ *   lineload [-n CONNECTIONS] [-d DEPTH] [-l LINE] [-t SECONDS] [-w SECONDS] [-c CPU] PORT
  *
  * One thread takes the connections in turn: one blocking recv() of the whole answer, one send() of
- * the next line. That is the least that a load can do per line, and it needs no readiness calls;
- * `load_cpu` tells how much of its core it took, so that a bottleneck here can be seen.
+ * what is next. It needs no readiness calls; `load_cpu` tells how much of its core it took, so that
+ * a bottleneck here can be seen. It sleeps rather than polls: a busy neighbour slows the server down
+ * where two processors are threads of one core.
  * Lines differ in connection and number, and each answer is compared with what was sent.
  * After -w seconds of warming up, -t seconds are counted. Prints `name value` lines.
  */
@@ -28,12 +29,12 @@
 
 struct connection {
     int fd;
-    char line[LINE_MAX_LEN];
+    char lines[LINE_MAX_LEN]; /* those on their way */
 };
 
 static struct connection conns[CONNECTIONS_MAX];
-static unsigned n_conns = 20;
-static size_t line_len = 64;
+static unsigned n_conns = 20, depth = 1;
+static size_t line_len = 64, all_len; /* all_len == depth * line_len */
 
 static void die(const char *what)
 {
@@ -63,41 +64,51 @@ static int connect_to(unsigned short port)
     return fd;
 }
 
-/* A line: its number, the connection, filling that depends on both, a newline. */
-static void first_line(struct connection *c, unsigned number)
+/* A line: its number, filling that depends on the connection and its place, a newline. */
+static void first_lines(struct connection *c, unsigned number)
 {
-    memset(c->line, '0', DIGITS);
-    for (size_t i = DIGITS; i < line_len - 1; i++)
-        c->line[i] = (char)('a' + (i + number) % 26);
-    c->line[line_len - 1] = '\n';
-}
+    for (unsigned d = 0; d < depth; d++) {
+        char *line = c->lines + d * line_len;
 
-static void next_line(struct connection *c)
-{
-    for (int i = DIGITS - 1; i >= 0; i--) {
-        if (c->line[i] != '9') {
-            c->line[i]++;
-            return;
-        }
-        c->line[i] = '0';
+        memset(line, '0', DIGITS);
+        for (size_t i = DIGITS; i < line_len - 1; i++)
+            line[i] = (char)('a' + (i + number + d) % 26);
+        line[line_len - 1] = '\n';
     }
 }
 
-static void send_line(const struct connection *c)
+static void count_up(char *digits)
 {
-    if (send(c->fd, c->line, line_len, MSG_NOSIGNAL) != (ssize_t)line_len)
+    for (int i = DIGITS - 1; i >= 0; i--) {
+        if (digits[i] != '9') {
+            digits[i]++;
+            return;
+        }
+        digits[i] = '0';
+    }
+}
+
+static void next_lines(struct connection *c)
+{
+    for (unsigned d = 0; d < depth; d++)
+        count_up(c->lines + d * line_len);
+}
+
+static void send_lines(const struct connection *c)
+{
+    if (send(c->fd, c->lines, all_len, MSG_NOSIGNAL) != (ssize_t)all_len)
         die("send");
 }
 
-static void take_answer(const struct connection *c)
+static void take_answers(const struct connection *c)
 {
     char answer[LINE_MAX_LEN];
-    ssize_t n = recv(c->fd, answer, line_len, MSG_WAITALL);
+    ssize_t n = recv(c->fd, answer, all_len, MSG_WAITALL);
 
     if (n < 0)
         die("recv");
-    if (n != (ssize_t)line_len || memcmp(answer, c->line, line_len) != 0) {
-        fprintf(stderr, "lineload: wrong answer: %zd of %zu bytes: %.*s\n", n, line_len, (int)n,
+    if (n != (ssize_t)all_len || memcmp(answer, c->lines, all_len) != 0) {
+        fprintf(stderr, "lineload: wrong answer: %zd of %zu bytes: %.*s\n", n, all_len, (int)n,
                 answer);
         exit(1);
     }
@@ -111,11 +122,11 @@ static unsigned long run(double seconds, double *took, double *cpu)
 
     do {
         for (unsigned i = 0; i < n_conns; i++) {
-            take_answer(&conns[i]);
-            next_line(&conns[i]);
-            send_line(&conns[i]);
+            take_answers(&conns[i]);
+            next_lines(&conns[i]);
+            send_lines(&conns[i]);
         }
-        lines += n_conns;
+        lines += n_conns * depth;
         *took = now(CLOCK_MONOTONIC) - begin;
     } while (*took < seconds);
     *cpu = now(CLOCK_PROCESS_CPUTIME_ID) - cpu_begin;
@@ -140,10 +151,13 @@ int main(int argc, char **argv)
     bool bad = false;
     int opt;
 
-    while ((opt = getopt(argc, argv, "n:l:t:w:c:")) != -1) {
+    while ((opt = getopt(argc, argv, "n:d:l:t:w:c:")) != -1) {
         switch (opt) {
         case 'n':
             n_conns = (unsigned)atoi(optarg);
+            break;
+        case 'd':
+            depth = (unsigned)atoi(optarg);
             break;
         case 'l':
             line_len = (size_t)atol(optarg);
@@ -162,24 +176,26 @@ int main(int argc, char **argv)
         }
     }
     if (bad || optind + 1 != argc || n_conns < 1 || n_conns > CONNECTIONS_MAX ||
-        line_len < DIGITS + 1 || line_len > LINE_MAX_LEN) {
-        fprintf(stderr, "usage: lineload [-n CONNECTIONS] [-l LINE] [-t SECONDS] [-w SECONDS] "
-                        "[-c CPU] PORT\n");
+        line_len < DIGITS + 1 || line_len > LINE_MAX_LEN || depth < 1 ||
+        depth > LINE_MAX_LEN / line_len) {
+        fprintf(stderr, "usage: lineload [-n CONNECTIONS] [-d DEPTH] [-l LINE] [-t SECONDS] "
+                        "[-w SECONDS] [-c CPU] PORT\n");
         return 2;
     }
+    all_len = depth * line_len;
     port = (unsigned short)atoi(argv[optind]);
     for (unsigned i = 0; i < n_conns; i++) {
         conns[i].fd = connect_to(port);
-        first_line(&conns[i], i);
+        first_lines(&conns[i], i);
     }
     for (unsigned i = 0; i < n_conns; i++)
-        send_line(&conns[i]);
+        send_lines(&conns[i]);
     total = run(warm, &took, &cpu);
     lines = run(seconds, &took, &cpu);
     /* Every answer is taken, so that the server has nothing unread when it ends. */
     for (unsigned i = 0; i < n_conns; i++)
-        take_answer(&conns[i]);
-    total += lines + n_conns;
+        take_answers(&conns[i]);
+    total += lines + n_conns * depth;
     printf("lines_per_s %.0f\nload_cpu %.3f\ntotal_lines %lu\n", (double)lines / took, cpu / took,
            total);
     return 0;
