@@ -1,6 +1,6 @@
 #!/bin/bash
 # run.sh [LIBRARY]: all measurements, as markdown on stdout; the single figures are left in
-# bench/results.csv of the build tree. About three minutes on a machine that does nothing else.
+# bench/results.csv of the build tree. About four minutes on a machine that does nothing else.
 # PAIRS=N: runs of each leg (5).
 set -euo pipefail
 

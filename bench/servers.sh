@@ -7,20 +7,21 @@ set -euo pipefail
 
 [ "$cpu_a" != "$cpu_b" ] || skip "needs two processors"
 
-# line LEG RUN
+# line LEG RUN DEPTH: DEPTH lines of each connection are on their way. With one, the load is near its
+# own limit before a fast server is.
 line() {
-    local leg=$1 run=$2 out
-    listen "$leg" "line.$leg.$run" "$BUILD/integration/demo/lineserver" -p @PORT@ -c "$cpu_a"
-    out=$("$BUILD/integration/demo/lineload" -c "$cpu_b" -n 20 -l 64 -t 2 -w 0.5 "$port") ||
-        fail "the line server (leg $leg)"
+    local leg=$1 run=$2 depth=$3 name out
+    name="line server, 20 connections, 64-byte lines, $depth at a time"
+    listen "$leg" "line.$leg.$depth.$run" "$BUILD/integration/demo/lineserver" -p @PORT@ -c "$cpu_a"
+    out=$("$BUILD/integration/demo/lineload" -c "$cpu_b" -n 20 -l 64 -d "$depth" -t 2 -w 0.5 \
+        "$port") || fail "the line server (leg $leg)"
     stop "$pid" "the line server" 0
-    record "line server, 20 connections, 64-byte lines" lines/s "$leg" "$run" \
-        "$(value lines_per_s <<<"$out")"
-    record "line server: share of the load's processor in use" share "$leg" "$run" \
+    record "$name" lines/s "$leg" "$run" "$(value lines_per_s <<<"$out")"
+    record "$name: share of the load's processor in use" share "$leg" "$run" \
         "$(value load_cpu <<<"$out")"
-    [ "$leg" = plain ] || record "line server: receive-side kernel entries per line" entries "$leg" \
-        "$run" "$(per "$(stat_of "line.$leg.$run" kernel_entries)" "$(value total_lines <<<"$out")")"
-    [ "$leg" != always ] || served "$leg" "line.$leg.$run" "the line server"
+    [ "$leg" = plain ] || record "$name: receive-side kernel entries per line" entries "$leg" "$run" \
+        "$(per "$(stat_of "line.$leg.$depth.$run" kernel_entries)" "$(value total_lines <<<"$out")")"
+    [ "$leg" != always ] || served "$leg" "line.$leg.$depth.$run" "the line server"
 }
 
 redis() {
@@ -35,13 +36,15 @@ redis() {
     [ "$leg" != always ] || served "$leg" "redis.$leg.$run" redis-server
 }
 
-for ((run = 1; run <= pairs; run++)); do
-    for leg in plain always auto; do
-        line "$leg" "$run"
+for depth in 1 4; do
+    for ((run = 1; run <= pairs; run++)); do
+        for leg in plain always auto; do
+            line "$leg" "$run" "$depth"
+        done
     done
+    # Under policy never every receive is the plain call, and is counted. Its rate is not of interest.
+    line never 1 "$depth"
 done
-# Under policy never every receive is the plain call, and is counted.
-line never 1
 for ((run = 1; run <= pairs; run++)); do
     for leg in plain always auto; do
         redis "$leg" "$run"
