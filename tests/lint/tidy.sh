@@ -4,8 +4,10 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 tidy_one() {
-    local out
-    out=$(clang-tidy --quiet -p "$1" "$2" 2>/dev/null) || {
+    local out checks=()
+    # The analyzer walks every path through a table of stubs for a minute, and finds none to end it.
+    [[ $2 != */shim/real.c ]] || checks=(--checks=-clang-analyzer-*)
+    out=$(clang-tidy --quiet "${checks[@]}" -p "$1" "$2" 2>/dev/null) || {
         printf '%s\n' "$out"
         return 1
     }
