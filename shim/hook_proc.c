@@ -248,7 +248,10 @@ static void before_filter(void)
     pbs_thaw();
 }
 
-PBS_EXPORT int prctl(int op, ...)
+/* Reads all the arguments that there can be, passed or not, as libc's own does. */
+#define PBS_READS_ALL __attribute__((no_sanitize_address))
+
+PBS_EXPORT PBS_READS_ALL int prctl(int op, ...)
 {
     unsigned long a, b, c, d;
     va_list ap;
@@ -264,7 +267,7 @@ PBS_EXPORT int prctl(int op, ...)
     return real.prctl(op, a, b, c, d);
 }
 
-PBS_EXPORT long syscall(long nr, ...)
+PBS_EXPORT PBS_READS_ALL long syscall(long nr, ...)
 {
     long a[6];
     va_list ap;

@@ -150,7 +150,8 @@ static void last_close(struct pbs_sock *s, int fd, bool missed)
     bool alone =
         !missed && s->born == pbs_gate_generation(); /* no fork in its life: nobody else has it */
 
-    if (alone && s->armed)
+    if (alone && s->armed &&
+        s->call != s->ring->owner->call) /* a sleeper's reference keeps it open, as in the kernel */
         end_now(s, fd);
     else if (alone && (s->held || s->pushed))
         reset_at_close(fd);

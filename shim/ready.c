@@ -23,6 +23,8 @@ int pbs_ready_slept(int r)
         return r;
     if (self->plain)
         self->plain--;
+    self->call++;
+    pbs_attend(); /* what another thread closed meanwhile was kept open for us */
     return pbs_ready_told(r);
 }
 
@@ -81,6 +83,15 @@ static short held_bits(struct pbs_file *f, short events)
     return bits;
 }
 
+/* The real call that this thread is about to make names fd's socket (pbs_sock.call). */
+static void name_fd(struct pbs_thread *self, int fd)
+{
+    struct pbs_sock *s = (struct pbs_sock *)pbs_fdtab_find(fd);
+
+    if (s && s->file.kind == PBS_FILE_SOCK && s->user == self->id)
+        s->call = self->call;
+}
+
 static void look_at(struct pbs_thread *self, int fd, struct pbs_file *f, bool urgent)
 {
     if (f->kind == PBS_FILE_EPOLL) {
@@ -108,6 +119,15 @@ bool pbs_ready_poll_concerns(const struct pollfd *fds, nfds_t n)
     return false;
 }
 
+/* Nothing is held: the real call comes next. In a critical section. */
+static void begin_poll(struct pbs_thread *self, const struct pollfd *fds, nfds_t n)
+{
+    self->plain++;
+    self->call++;
+    for (nfds_t i = 0; i < n; i++)
+        name_fd(self, fds[i].fd);
+}
+
 bool pbs_ready_poll(struct pollfd *fds, nfds_t n, int *r)
 {
     struct pbs_thread *self = pbs_thread_get();
@@ -129,7 +149,7 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, int *r)
         any |= f && held_bits(f, fds[i].events) != 0;
     }
     if (!any)
-        self->plain++;
+        begin_poll(self, fds, n);
     pbs_crit_leave(self);
     if (!any)
         return false;
@@ -146,7 +166,7 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, int *r)
     }
     if (*r)
         return true;
-    self->plain++; /* a handler has read it all meanwhile */
+    begin_poll(self, fds, n); /* a handler has read it all meanwhile */
     return false;
 }
 
@@ -213,8 +233,13 @@ bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, int *answer)
         add_r[fd / 64] |= (uint64_t)rd << fd % 64;
         add_w[fd / 64] |= (uint64_t)wr << fd % 64;
     }
-    if (!any)
+    if (!any) {
         self->plain++;
+        self->call++;
+        for (int fd = 0; fd < n; fd++)
+            if (in(fd, r) || in(fd, w) || in(fd, e))
+                name_fd(self, fd);
+    }
     pbs_crit_leave(self);
     if (!any)
         return false;

@@ -24,9 +24,14 @@ __asm__(".text\n"
         ".type pbs_enter_call, @function\n"
         "pbs_enter_call:\n"
         ".cfi_startproc\n"
-        "    mov 8(%rsp), %r11\n"
-        "    mov %rcx, %r10\n"
-        "    mov $426, %eax\n" /* __NR_io_uring_enter */
+        "    mov %rdi, %rax\n"
+        "    mov %rsi, %rdi\n"
+        "    mov %rdx, %rsi\n"
+        "    mov %rcx, %rdx\n"
+        "    mov %r8, %r10\n"
+        "    mov %r9, %r8\n"
+        "    mov 8(%rsp), %r9\n"
+        "    mov 16(%rsp), %r11\n"
         ".globl pbs_enter_begin\n"
         ".hidden pbs_enter_begin\n"
         "pbs_enter_begin:\n"
@@ -60,8 +65,8 @@ static unsigned flush(struct pbs_ring *r)
 /* Submits alone: an enter without GETEVENTS runs no deferred work. */
 static void submit(struct pbs_ring *r)
 {
-    pbs_enter_call(r->uring.enter_ring_fd, flush(r), 0, IORING_ENTER_REGISTERED_RING, NULL, 0,
-                   &no_signal);
+    pbs_enter_call(SYS_io_uring_enter, r->uring.enter_ring_fd, flush(r), 0,
+                   IORING_ENTER_REGISTERED_RING, 0, 0, &no_signal);
     pbs_count(r->owner, kernel_entries);
 }
 
@@ -260,8 +265,8 @@ unsigned pbs_ring_enter_now(struct pbs_ring *r)
 {
     unsigned todo = announce(r, false);
 
-    pbs_enter_call(r->uring.enter_ring_fd, todo, 0,
-                   IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING, NULL, 0, &no_signal);
+    pbs_enter_call(SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 0,
+                   IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING, 0, 0, &no_signal);
     pbs_count(r->owner, kernel_entries);
     return pbs_ring_reap(r);
 }
@@ -313,8 +318,8 @@ static long sleep_in(struct pbs_ring *r, unsigned todo, unsigned flags,
     pthread_cleanup_push(cancelled, self);
     self->cancel_async = true;
     pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-    ret = pbs_enter_call(r->uring.enter_ring_fd, todo, 1,
-                         IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING | flags, arg,
+    ret = pbs_enter_call(SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 1,
+                         IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING | flags, (long)arg,
                          arg ? sizeof(*arg) : 0, &self->wait_signal);
     pthread_setcanceltype(type, NULL);
     self->cancel_async = false;

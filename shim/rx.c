@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/ioctl.h>
 
 #include "conf.h"
 #include "real.h"
@@ -70,6 +71,21 @@ bool pbs_rx_prove(struct pbs_thread *self, const struct pbs_dst *dst, size_t n)
         if (k && !pbs_user_writable(self, (char *)iov->iov_base + off, k))
             return false;
         n -= k;
+        off = 0;
+    }
+    return true;
+}
+
+/* The same for all of it, without touching a byte: false may only mean that the stack has to grow. */
+bool pbs_rx_prove_all(struct pbs_thread *self, const struct pbs_dst *dst)
+{
+    size_t off = dst->off;
+
+    for (unsigned i = 0; i < dst->n; i++) {
+        size_t k = dst->iov[i].iov_len - off;
+
+        if (k && !pbs_user_rewritable(self, (char *)dst->iov[i].iov_base + off, k))
+            return false;
         off = 0;
     }
     return true;
@@ -144,6 +160,13 @@ static ssize_t sleep_once(struct pbs_thread *self, struct pbs_sock *s, struct pb
     return r == -ETIME ? -EAGAIN : LOOK;
 }
 
+/* Marks this thread as about to make a real call on s (thread.h: plain, call). */
+static void begin_plain(struct pbs_thread *self, struct pbs_sock *s)
+{
+    self->plain++;
+    s->call = ++self->call;
+}
+
 enum armed { ARMED, PLAIN, GONE, ELSEWHERE };
 
 /*
@@ -175,8 +198,9 @@ static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, l
         atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
         atomic_store(&self->waiting, s);
     }
-    if (verdict == PLAIN)
-        self->plain++;
+    if (verdict == PLAIN) {
+        begin_plain(self, s);
+    }
     pbs_unlock(&s->file.lock);
     pbs_crit_leave(self);
     return verdict;
@@ -232,7 +256,7 @@ static ssize_t plain_now(struct pbs_thread *self, struct pbs_sock *s)
 
     pbs_crit_enter(self);
     if (!pbs_sock_holds(s)) {
-        self->plain++;
+        begin_plain(self, s);
         r = PBS_RX_PLAIN;
     }
     pbs_crit_leave(self);
@@ -303,12 +327,34 @@ static bool looked(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     return true;
 }
 
+/*
+ * The buffer cannot be written as far as it is said to reach, and what is held is not all that
+ * there is: the kernel, which has it in one piece, would refuse the call where its part of it ends.
+ */
+static PBS_COLD bool faults(struct pbs_thread *self, struct pbs_sock *s, int fd,
+                            const struct pbs_dst *dst)
+{
+    size_t there = s->held;
+    int queued = 0;
+
+    if (pbs_rx_prove_all(self, dst))
+        return false;
+    pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
+    there += queued > 0 ? (size_t)queued : 0;
+    return !pbs_rx_prove(self, dst, there < dst->left ? there : dst->left);
+}
+
 /* Step 1 as the call wants it. True: *r is the answer, or AGAIN; false: it has to wait for more. */
 static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    long long flags, bool pinned, ssize_t *r)
 {
     bool all = flags & MSG_WAITALL;
 
+    if (s->held && s->held < dst->left && !dst->done && !(flags & MSG_TRUNC) && !dry(self, s) &&
+        faults(self, s, fd, dst)) {
+        *r = -EFAULT;
+        return true;
+    }
     *r = take(self, s, fd, dst, flags, pinned);
     while (*r >= 0 && dst->left && dst->done && !all && top_up(self, s, fd, dst, flags))
         *r = take(self, s, fd, dst, flags, pinned);
@@ -325,7 +371,8 @@ static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd,
                              struct pbs_dst *dst, long long flags)
 {
-    bool look_only = (flags & MSG_PEEK) || !dst->left, pinned = false, sleeps = true;
+    bool wanted = dst->left, look_only = (flags & MSG_PEEK) || !wanted, pinned = false,
+         sleeps = true;
     int64_t deadline = 0;
     ssize_t r;
 
@@ -342,10 +389,8 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             goto out;
         case PLAIN:
             r = PBS_RX_PLAIN;
-            if (dst->done) {
-                self->plain--;
-                r = pbs_rx_rest(self, s, fd, dst, deadline, sleeps);
-            }
+            if (dst->done)
+                r = pbs_rx_rest(self, s, fd, dst, (int)flags);
             goto out;
         case ARMED:
             break;
@@ -362,7 +407,9 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             deadline = pbs_now_ns() + s->timeout;
         r = sleep_once(self, s, dst, deadline);
         if (r != LOOK) {
-            if (r != AGAIN)
+            if (!wanted) /* len 0: the kernel gives 0 after any sleep, timed out or interrupted */
+                r = 0;
+            else if (r != AGAIN)
                 r = done_or(self, s, dst, r);
             break;
         }
@@ -464,6 +511,8 @@ ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
         return r;
     if (self->plain)
         self->plain--;
+    self->call++;
+    pbs_attend(); /* it may have been closed while we slept */
     pbs_count(self, kernel_entries);
     if (atomic_load_explicit(&s->user, memory_order_relaxed) != self->id)
         return r;

@@ -87,10 +87,13 @@ bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 /* An error that a plain call of ours took from the socket: it belongs to the next call. */
 void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r);
 
-/* MSG_WAITALL with some bytes done and nothing armed: the rest by plain means, without blocking
- * beyond deadline (0: none). Returns dst->done. */
+/* MSG_WAITALL with some bytes done, nothing held and nothing armed, the thread marked as about to
+ * make a plain call: the rest by that. Returns dst->done. */
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
-                    int64_t deadline, bool blocking);
+                    int flags);
+
+/* All of dst can be written, by the kernel's word; not a byte is changed in the asking. */
+bool pbs_rx_prove_all(struct pbs_thread *self, const struct pbs_dst *dst);
 
 /* The first n bytes that dst has room for can be written. */
 bool pbs_rx_prove(struct pbs_thread *self, const struct pbs_dst *dst, size_t n);

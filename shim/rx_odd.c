@@ -1,19 +1,16 @@
 /* Receives that are rare: looking without taking, and the rest of a MSG_WAITALL. */
 #include <errno.h>
 #include <limits.h>
-#include <poll.h>
 
+#include "enter_call.h"
 #include "real.h"
 #include "rx.h"
 
-/* Asks the kernel for what fits behind dst's position. -errno or bytes. */
-static ssize_t plain(int fd, const struct pbs_dst *dst, int flags)
+/* A message header over what dst has still room for. iov: IOV_MAX entries. */
+static struct msghdr rest_of(const struct pbs_dst *dst, struct iovec *iov)
 {
-    struct iovec iov[IOV_MAX];
     struct msghdr msg = {.msg_iov = iov};
     size_t off = dst->off, left = dst->left;
-    int saved = errno;
-    ssize_t r;
 
     for (unsigned i = 0; i < dst->n && i < IOV_MAX && left; i++) {
         iov[i].iov_base = (char *)dst->iov[i].iov_base + off;
@@ -22,12 +19,29 @@ static ssize_t plain(int fd, const struct pbs_dst *dst, int flags)
         off = 0;
         msg.msg_iovlen = i + 1;
     }
-    r = real.recvmsg(fd, &msg, flags);
+    return msg;
+}
+
+/* Asks the kernel for what fits behind dst's position. -errno or bytes. */
+static ssize_t plain(int fd, const struct pbs_dst *dst, int flags)
+{
+    struct iovec iov[IOV_MAX];
+    struct msghdr msg = rest_of(dst, iov);
+    int saved = errno;
+    ssize_t r = real.recvmsg(fd, &msg, flags);
+
     if (r < 0) {
         r = -errno;
         errno = saved;
     }
     return r;
+}
+
+/* An error that a call of ours took from the socket belongs to the program's next call. */
+void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r)
+{
+    if (r < 0 && r != -EAGAIN && r != -EFAULT && r != -EBADF && r != -ENOTCONN && r != -EINTR)
+        atomic_store(&s->error, (int)-r);
 }
 
 ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
@@ -66,19 +80,13 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
         r = plain(fd, dst, behind);
         self->plain--;
         pbs_count(self, kernel_entries);
+        pbs_rx_keep_error(s, r); /* with bytes in front of it it had stayed */
         if (r > 0) {
             self->ready_epoch++;
             pbs_dst_advance(dst, (size_t)r);
         }
     }
     return dst->done ? (ssize_t)dst->done : PBS_RX_PASS;
-}
-
-/* An error that a call of ours took from the socket belongs to the program's next call. */
-void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r)
-{
-    if (r < 0 && r != -EAGAIN && r != -EFAULT && r != -EBADF && r != -ENOTCONN && r != -EINTR)
-        atomic_store(&s->error, (int)-r);
 }
 
 /* In a critical section: between the look at what is held and the kernel's answer no handler may
@@ -115,40 +123,25 @@ bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 }
 
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
-                    int64_t deadline, bool blocking)
+                    int flags)
 {
-    int64_t timeout = deadline || !blocking ? 0 : pbs_ask_timeout(fd);
+    struct iovec iov[IOV_MAX];
+    struct msghdr msg = rest_of(dst, iov);
+    ssize_t r;
 
-    if (timeout)
-        deadline = pbs_now_ns() + timeout;
-    self->plain++;
-    while (dst->left) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        ssize_t r = plain(fd, dst, MSG_DONTWAIT);
-        struct timespec ts, *tsp = NULL;
-        int64_t left;
-
-        pbs_count(self, kernel_entries);
-        if (r > 0) {
-            pbs_dst_advance(dst, (size_t)r);
-            continue;
-        }
-        pbs_rx_keep_error(s, r);
-        if (r != -EAGAIN || !blocking)
-            break;
-        if (deadline) {
-            left = deadline - pbs_now_ns();
-            if (left <= 0)
-                break;
-            ts.tv_sec = left / 1000000000;
-            ts.tv_nsec = left % 1000000000;
-            tsp = &ts;
-        }
-        pbs_count(self, kernel_entries);
-        if (pbs_sys5(SYS_ppoll, &p, 1, tsp, NULL, 8) <= 0)
-            break;
-    }
+    /* One call, so that the kernel holds the file even if the number is closed meanwhile; and one
+     * that ends when a handler ran, as it would with the bytes that are done already. */
+    atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
+    r = pbs_enter_call(SYS_recvmsg, fd, (long)&msg,
+                       flags & (MSG_DONTWAIT | MSG_TRUNC | MSG_WAITALL), 0, 0, 0,
+                       &self->wait_signal);
     self->plain--;
+    self->call++;
+    pbs_attend();
+    pbs_count(self, kernel_entries);
     pbs_count(self, served_calls);
+    pbs_rx_keep_error(s, r);
+    if (r > 0)
+        pbs_dst_advance(dst, (size_t)r);
     return (ssize_t)dst->done;
 }

@@ -104,6 +104,10 @@ struct pbs_sock {
     struct pbs_sock *revoke_next;
     UT_hash_handle hh; /* in ring->socks; guarded by ring->lock */
 
+    /* Its user thread's `call` when that last began a real call which names this socket: equal means
+     * that it is in it, and the kernel has a reference of its own to the file. */
+    _Atomic(uint64_t) call;
+
     /* User thread alone. */
     uint64_t dry_epoch; /* thread's ready_epoch when it was last seen empty */
     struct pbs_tally tally;

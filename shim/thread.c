@@ -75,6 +75,7 @@ struct pbs_thread *pbs_thread_make(void)
         goto out;
     t->id = atomic_fetch_add(&last_id, 1) + 1;
     t->ready_epoch = 1;
+    t->call = 1; /* a record's 0 is no call */
     t->dying = dying;
     pbs_lock(&list_lock);
     t->next = live;

@@ -42,6 +42,9 @@ struct pbs_thread {
      */
     unsigned plain;
 
+    /* Moves when a real call on records begins and when it ends: see pbs_sock.call. Any thread reads. */
+    _Atomic(uint64_t) call;
+
     /* The record that this thread sleeps for. Written here and by this thread's trampoline, read by
      * any thread: while it is set, a close leaves the request alone, as the kernel's own reference
      * would be left. */
