@@ -355,7 +355,8 @@ static bool act_option(struct fz_gen *g)
     } else if (HAS(g, timeo) && fz_chance(g, 70)) {
         m->timeo = m->timeo ? 0 : 20;
         EMIT(g, "t%d set f%d TIMEO value=%d", t, f, m->timeo);
-    } else if (HAS(g, lowat) && fz_chance(g, 40)) {
+    } else if (HAS(g, lowat) && !m->unread && fz_chance(g, 40)) {
+        /* with bytes unread: limits/held_then_lowat.script */
         m->lowat = m->lowat > 1 ? 1 : 2 + (int)fz_rand(g, 30);
         EMIT(g, "t%d set f%d LOWAT value=%d", t, f, m->lowat);
     } else if (HAS(g, oobinline) && fz_chance(g, 20))
