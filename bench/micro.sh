@@ -14,14 +14,17 @@ waiting() {
     local size=$1 rounds=$2 run leg out
     for ((run = 1; run <= pairs; run++)); do
         for leg in plain always; do
-            out=$(on_cpu "$leg" "waiting.$size" "$programs/micro" waiting "$size" "$rounds")
+            out=$(on_cpu "$leg" "waiting.$size.$run" "$programs/micro" waiting "$size" "$rounds")
             record "read() of $size bytes, bytes waiting: median block" ns "$leg" "$run" \
                 "$(value median_ns <<<"$out")"
             record "read() of $size bytes, bytes waiting: all calls" ns "$leg" "$run" \
                 "$(value mean_ns <<<"$out")"
         done
+        record "read() of $size bytes, bytes waiting: kernel entries per call" entries always "$run" \
+            "$(per "$(stat_of "waiting.$size.$run" kernel_entries)" \
+                "$(stat_of "waiting.$size.$run" receives)")"
     done
-    served always "waiting.$size" "read() of $size bytes"
+    served always "waiting.$size.1" "read() of $size bytes"
 }
 
 eagain() {
