@@ -49,7 +49,7 @@ static bool populate(const void *p, size_t n, int advice)
 
 bool pbs_user_prove_write(struct pbs_thread *self, void *p, size_t n)
 {
-    char *at = p, *end = at + n;
+    uintptr_t at = (uintptr_t)p, end = at + n;
 
     if (absurd(p, n))
         return false;
@@ -63,7 +63,7 @@ bool pbs_user_prove_write(struct pbs_thread *self, void *p, size_t n)
         while (at < end) {
             if (pbs_sys3(SYS_getrandom, at, 1, GRND_NONBLOCK | 4 /* GRND_INSECURE, 5.6 */) != 1)
                 return false;
-            at = (char *)(((uintptr_t)at & ~(uintptr_t)4095) + 4096);
+            at = (at & ~(uintptr_t)4095) + 4096;
         }
     }
     remember(self->proved_write, p, n);
