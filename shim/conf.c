@@ -225,13 +225,15 @@ bool pbs_conf_allows_port(unsigned port)
 void pbs_conf_init(void)
 {
     const char *only_env;
+    const char *verbose;
     int saved = errno;
 
     stderr_known = fstat(2, &stderr_at_start) == 0;
     pbs_conf.enabled = true;
     if (getauxval(AT_SECURE))
         goto out;
-    pbs_conf.verbose = getenv("PBUFSHIM_VERBOSE") && *getenv("PBUFSHIM_VERBOSE");
+    verbose = getenv("PBUFSHIM_VERBOSE"); /* needed to complain about the rest */
+    pbs_conf.verbose = verbose && *verbose;
     text("PBUFSHIM_LOG", pbs_conf.log, sizeof(pbs_conf.log));
     pbs_conf.verbose = flag("PBUFSHIM_VERBOSE");
     text("PBUFSHIM_STATS", pbs_conf.stats, sizeof(pbs_conf.stats));

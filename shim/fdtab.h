@@ -36,6 +36,13 @@ static inline struct pbs_file *pbs_fdtab_find(int fd)
     return f;
 }
 
+/* fd has no record: the whole price of a call that is not ours. */
+static inline bool pbs_fdtab_miss(int fd)
+{
+    return (unsigned)fd >= pbs_fdtab_size ||
+           !atomic_load_explicit(&pbs_fdtab[fd], memory_order_relaxed);
+}
+
 /* f stands for fd. f locked. */
 static inline bool pbs_fdtab_is(int fd, const struct pbs_file *f)
 {

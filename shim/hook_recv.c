@@ -42,14 +42,22 @@ static ssize_t receive_read(int fd, struct pbs_file *f, void *buf, size_t n)
     return pbs_user_absurd(buf, n) ? PBS_RX_PASS : pbs_rx_buf(fd, f, buf, clip(n), PBS_RX_READ);
 }
 
-PBS_EXPORT ssize_t read(int fd, void *buf, size_t n)
+/* Out of line, so that a call that is not ours needs no stack frame. */
+static __attribute__((noinline)) ssize_t read_ours(int fd, void *buf, size_t n)
 {
     return RECEIVE(fd, n, 0, receive_read(fd, f_, buf, n), real.read(fd, buf, n));
 }
 
+PBS_EXPORT ssize_t read(int fd, void *buf, size_t n)
+{
+    if (pbs_likely(pbs_fdtab_miss(fd) && !pbs_attention))
+        return real.read(fd, buf, n);
+    return read_ours(fd, buf, n);
+}
+
 PBS_EXPORT ssize_t __read(int fd, void *buf, size_t n)
 {
-    return RECEIVE(fd, n, 0, receive_read(fd, f_, buf, n), real.read(fd, buf, n));
+    return read(fd, buf, n);
 }
 
 PBS_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t room)
@@ -58,10 +66,17 @@ PBS_EXPORT ssize_t __read_chk(int fd, void *buf, size_t n, size_t room)
                    real.__read_chk(fd, buf, n, room));
 }
 
-PBS_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags)
+static __attribute__((noinline)) ssize_t recv_ours(int fd, void *buf, size_t n, int flags)
 {
     return RECEIVE(fd, n, flags, pbs_rx_buf(fd, f_, buf, clip(n), (unsigned)flags),
                    real.recv(fd, buf, n, flags));
+}
+
+PBS_EXPORT ssize_t recv(int fd, void *buf, size_t n, int flags)
+{
+    if (pbs_likely(pbs_fdtab_miss(fd) && !pbs_attention))
+        return real.recv(fd, buf, n, flags);
+    return recv_ours(fd, buf, n, flags);
 }
 
 PBS_EXPORT ssize_t __recv(int fd, void *buf, size_t n, int flags)

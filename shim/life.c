@@ -149,9 +149,11 @@ static void last_close(struct pbs_sock *s, int fd, bool missed)
 {
     bool alone =
         !missed && s->born == pbs_gate_generation(); /* no fork in its life: nobody else has it */
+    struct pbs_thread *owner;
 
-    if (alone && s->armed &&
-        s->call != s->ring->owner->call) /* a sleeper's reference keeps it open, as in the kernel */
+    owner = s->armed ? s->ring->owner : NULL;
+    /* A sleeper's reference keeps it open, as in the kernel. */
+    if (alone && owner && s->call != owner->call)
         end_now(s, fd);
     else if (alone && (s->held || s->pushed))
         reset_at_close(fd);

@@ -321,12 +321,13 @@ static void move_out(struct pbs_ring *r, struct pbs_sock *s)
 {
     size_t size = sizeof(struct pbs_piece) + s->held;
     struct pbs_piece *own = pbs_mem_map((size + 4095) & ~4095UL), *piece;
-    uint8_t *data = (uint8_t *)(own + 1);
+    uint8_t *data;
 
     if (!own) {
         /* The bytes stay where they are, and so must the pool: pbs_ring_end() keeps it. */
         return;
     }
+    data = (uint8_t *)(own + 1);
     own->data = data;
     own->len = s->held;
     own->bid = PBS_NO_BID;

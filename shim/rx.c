@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sys/ioctl.h>
 
 #include "conf.h"
 #include "real.h"
@@ -57,38 +56,6 @@ out:
     pbs_unlock(&s->file.lock);
     pbs_crit_leave(self);
     return r;
-}
-
-bool pbs_rx_prove(struct pbs_thread *self, const struct pbs_dst *dst, size_t n)
-{
-    size_t off = dst->off;
-
-    for (const struct iovec *iov = dst->iov; n; iov++) {
-        size_t k = iov->iov_len - off;
-
-        if (k > n)
-            k = n;
-        if (k && !pbs_user_writable(self, (char *)iov->iov_base + off, k))
-            return false;
-        n -= k;
-        off = 0;
-    }
-    return true;
-}
-
-/* The same for all of it, without touching a byte: false may only mean that the stack has to grow. */
-bool pbs_rx_prove_all(struct pbs_thread *self, const struct pbs_dst *dst)
-{
-    size_t off = dst->off;
-
-    for (unsigned i = 0; i < dst->n; i++) {
-        size_t k = dst->iov[i].iov_len - off;
-
-        if (k && !pbs_user_rewritable(self, (char *)dst->iov[i].iov_base + off, k))
-            return false;
-        off = 0;
-    }
-    return true;
 }
 
 /* This thread no longer sleeps for s. If its number went away meanwhile, so does its request. */
@@ -282,6 +249,11 @@ static ssize_t verify(struct pbs_thread *self, struct pbs_sock *s, int fd, struc
 
     if (!s->unverified || !pbs_fdtab_is(fd, &s->file))
         return SLEEP;
+    look(self, s); /* what the ring can bring it brings first */
+    if (pbs_sock_holds(s))
+        return LOOK;
+    if (!s->armed)
+        return LOOK;
     if (look_only)
         return plain_now(self, s);
     r = pbs_rx_ask(self, s, fd, dst, (int)flags);
@@ -327,23 +299,6 @@ static bool looked(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     return true;
 }
 
-/*
- * The buffer cannot be written as far as it is said to reach, and what is held is not all that
- * there is: the kernel, which has it in one piece, would refuse the call where its part of it ends.
- */
-static PBS_COLD bool faults(struct pbs_thread *self, struct pbs_sock *s, int fd,
-                            const struct pbs_dst *dst)
-{
-    size_t there = s->held;
-    int queued = 0;
-
-    if (pbs_rx_prove_all(self, dst))
-        return false;
-    pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
-    there += queued > 0 ? (size_t)queued : 0;
-    return !pbs_rx_prove(self, dst, there < dst->left ? there : dst->left);
-}
-
 /* Step 1 as the call wants it. True: *r is the answer, or AGAIN; false: it has to wait for more. */
 static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    long long flags, bool pinned, ssize_t *r)
@@ -351,7 +306,7 @@ static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     bool all = flags & MSG_WAITALL;
 
     if (s->held && s->held < dst->left && !dst->done && !(flags & MSG_TRUNC) && !dry(self, s) &&
-        faults(self, s, fd, dst)) {
+        pbs_rx_faults(self, s, fd, dst)) {
         *r = -EFAULT;
         return true;
     }
@@ -499,33 +454,4 @@ ssize_t pbs_rx(int fd, struct pbs_file *f, struct pbs_dst *dst, long long flags)
         }
     }
     return miss(self, s, fd, dst, flags);
-}
-
-ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
-{
-    struct pbs_sock *s = (struct pbs_sock *)f;
-    struct pbs_thread *self = pbs_self;
-    int err = errno;
-
-    if (!self || f->kind != PBS_FILE_SOCK)
-        return r;
-    if (self->plain)
-        self->plain--;
-    self->call++;
-    pbs_attend(); /* it may have been closed while we slept */
-    pbs_count(self, kernel_entries);
-    if (atomic_load_explicit(&s->user, memory_order_relaxed) != self->id)
-        return r;
-    if (flags & MSG_PEEK) {
-        if (r > 0)
-            self->ready_epoch++; /* it was told that there are bytes */
-        return r;
-    }
-    if (r < 0 && err == EAGAIN) {
-        s->dry_epoch = self->ready_epoch;
-        s->unverified = false;
-    }
-    if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r) && pbs_conf.policy == PBS_POLICY_NEVER)
-        pbs_count(self, would_save);
-    return r;
 }

@@ -92,6 +92,9 @@ void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r);
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags);
 
+/* The buffer ends, as far as it can be written, within what is there: held, and in the kernel. */
+bool pbs_rx_faults(struct pbs_thread *self, struct pbs_sock *s, int fd, const struct pbs_dst *dst);
+
 /* All of dst can be written, by the kernel's word; not a byte is changed in the asking. */
 bool pbs_rx_prove_all(struct pbs_thread *self, const struct pbs_dst *dst);
 

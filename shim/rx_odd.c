@@ -1,10 +1,60 @@
-/* Receives that are rare: looking without taking, and the rest of a MSG_WAITALL. */
+/* What surrounds a receive: buffers that fault, plain calls beside it, looking without taking. */
 #include <errno.h>
 #include <limits.h>
+#include <sys/ioctl.h>
 
+#include "conf.h"
 #include "enter_call.h"
 #include "real.h"
 #include "rx.h"
+
+bool pbs_rx_prove(struct pbs_thread *self, const struct pbs_dst *dst, size_t n)
+{
+    size_t off = dst->off;
+
+    for (const struct iovec *iov = dst->iov; n; iov++) {
+        size_t k = iov->iov_len - off;
+
+        if (k > n)
+            k = n;
+        if (k && !pbs_user_writable(self, (char *)iov->iov_base + off, k))
+            return false;
+        n -= k;
+        off = 0;
+    }
+    return true;
+}
+
+/* The same for all of it, without touching a byte: false may only mean that the stack has to grow. */
+bool pbs_rx_prove_all(struct pbs_thread *self, const struct pbs_dst *dst)
+{
+    size_t off = dst->off;
+
+    for (unsigned i = 0; i < dst->n; i++) {
+        size_t k = dst->iov[i].iov_len - off;
+
+        if (k && !pbs_user_rewritable(self, (char *)dst->iov[i].iov_base + off, k))
+            return false;
+        off = 0;
+    }
+    return true;
+}
+
+/*
+ * The buffer cannot be written as far as it is said to reach, and what is held is not all that
+ * there is: the kernel, which has it in one piece, would refuse the call where its part of it ends.
+ */
+bool pbs_rx_faults(struct pbs_thread *self, struct pbs_sock *s, int fd, const struct pbs_dst *dst)
+{
+    size_t there = s->held;
+    int queued = 0;
+
+    if (pbs_rx_prove_all(self, dst))
+        return false;
+    pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
+    there += queued > 0 ? (size_t)queued : 0;
+    return !pbs_rx_prove(self, dst, there < dst->left ? there : dst->left);
+}
 
 /* A message header over what dst has still room for. iov: IOV_MAX entries. */
 static struct msghdr rest_of(const struct pbs_dst *dst, struct iovec *iov)
@@ -144,4 +194,33 @@ ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
     if (r > 0)
         pbs_dst_advance(dst, (size_t)r);
     return (ssize_t)dst->done;
+}
+
+ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
+{
+    struct pbs_sock *s = (struct pbs_sock *)f;
+    struct pbs_thread *self = pbs_self;
+    int err = errno;
+
+    if (!self || f->kind != PBS_FILE_SOCK)
+        return r;
+    if (self->plain)
+        self->plain--;
+    self->call++;
+    pbs_attend(); /* it may have been closed while we slept */
+    pbs_count(self, kernel_entries);
+    if (atomic_load_explicit(&s->user, memory_order_relaxed) != self->id)
+        return r;
+    if (flags & MSG_PEEK) {
+        if (r > 0)
+            self->ready_epoch++; /* it was told that there are bytes */
+        return r;
+    }
+    if (r < 0 && err == EAGAIN) {
+        s->dry_epoch = self->ready_epoch;
+        s->unverified = false;
+    }
+    if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r) && pbs_conf.policy == PBS_POLICY_NEVER)
+        pbs_count(self, would_save);
+    return r;
 }

@@ -38,7 +38,7 @@ int listener_open(int family)
 
 int connect_to(int listener)
 {
-    struct sockaddr_storage addr;
+    struct sockaddr_storage addr = {0};
     socklen_t len = sizeof(addr);
     int fd;
 
