@@ -8,17 +8,16 @@
 
 #include "script.h"
 
-#define FZ_CATEGORIES(X)                                                                           \
-    X(iov)                                                                                         \
-    X(mmsg)                                                                                        \
-    X(peek)                                                                                        \
-    X(waitall)                                                                                     \
-    X(dontwait)                                                                                    \
-    X(trunc) X(badptr) X(zero) X(big) X(poll) X(select) X(epoll) X(et) X(oneshot) X(dup) X(close)  \
-        X(closerange) X(shutdown) X(fin) X(rst) X(timeo) X(nonblock) X(fionread) X(soerror)        \
-            X(lowat) X(oob) X(oobinline) X(send) X(threads) X(block) X(observe) X(closeblocked)    \
-                X(signal) X(stop) X(jump) X(handler) X(fork) X(texit) X(cancel) X(client) X(ipv6)  \
-                    X(errors)
+/* It never comes to an end with this one. */
+/* clang-format off */
+#define FZ_CATEGORIES(X)                                                        \
+    X(iov) X(mmsg) X(peek) X(waitall) X(dontwait) X(trunc) X(badptr) X(zero)    \
+    X(big) X(poll) X(select) X(epoll) X(et) X(oneshot) X(dup) X(close)          \
+    X(closerange) X(shutdown) X(fin) X(rst) X(timeo) X(nonblock) X(fionread)    \
+    X(soerror) X(lowat) X(oob) X(oobinline) X(send) X(threads) X(block)         \
+    X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler) X(fork)     \
+    X(texit) X(cancel) X(client) X(ipv6) X(errors)
+/* clang-format on */
 
 enum fz_category {
 #define X(name) FZ_CAT_##name,
