@@ -82,7 +82,7 @@ void fz_consumed(struct fz_mconn *c, long n);
 struct fz_rx {
     char text[FZ_LINE];
     long total, takes;
-    bool waitall, sleeps;
+    bool waitall, peek, sleeps;
 };
 /* One random receive on f, which belongs to c. calm: no bad pointer, no DONTWAIT. */
 void fz_compose_recv(struct fz_gen *g, int c, int f, bool calm, struct fz_rx *rx);

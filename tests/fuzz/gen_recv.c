@@ -115,6 +115,7 @@ void fz_compose_recv(struct fz_gen *g, int c, int f, bool calm, struct fz_rx *rx
         peek = HAS(g, peek) && fz_chance(g, 15);
         dontwait = HAS(g, dontwait) && !calm && fz_chance(g, 25);
         rx->waitall = HAS(g, waitall) && !peek && fz_chance(g, 15);
+        rx->peek = peek;
         trunc = HAS(g, trunc) && strcmp(kind, "recvmmsg") && fz_chance(g, 8);
         if (m->odd && !calm)
             dontwait = true;
