@@ -23,8 +23,12 @@ struct pbs_epoll *pbs_epoll_get(uint64_t born)
     if (!e)
         return NULL;
     pbs_lock(&e->file.lock);
-    memset((char *)e + sizeof(struct pbs_lock), 0, sizeof(*e) - sizeof(struct pbs_lock));
     e->file.kind = PBS_FILE_EPOLL;
+    e->file.nfds = 0;
+    e->waiter = 0;
+    e->refused = false;
+    e->nready = 0;
+    memset(&e->by_fd, 0, sizeof(*e) - offsetof(struct pbs_epoll, by_fd));
     e->born = born;
     pbs_unlock(&e->file.lock);
     return e;

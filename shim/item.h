@@ -36,12 +36,12 @@ struct pbs_item {
 
 struct pbs_epoll {
     struct pbs_file file;     /* its lock guards all here */
-    uint64_t born;            /* fork generation before it was made */
     _Atomic(uint64_t) waiter; /* id of the one thread that waits on it; 0 none yet */
     atomic_bool refused; /* shared in a way that a merge could not be exact: no member is adopted */
+    atomic_uint nready;  /* members in `ready` */
     struct pbs_item *by_fd, *by_data;
     struct pbs_item *ready; /* members that may hold bytes or an error */
-    atomic_uint nready;
+    uint64_t born;          /* fork generation before it was made */
     unsigned round;
     bool our_turn; /* the kernel alone filled the caller's array last time, and we had more */
     struct pbs_epoll *next_free;

@@ -29,6 +29,20 @@ static unsigned class_index(size_t size)
     return c;
 }
 
+#ifdef __SANITIZE_THREAD__
+/* It has to know that an address begins a new life. */
+void *pbs_mem_map(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void pbs_mem_unmap(void *p, size_t size)
+{
+    munmap(p, size);
+}
+#else
 void *pbs_mem_map(size_t size)
 {
     long p = pbs_sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
@@ -41,6 +55,7 @@ void pbs_mem_unmap(void *p, size_t size)
 {
     pbs_sys2(SYS_munmap, p, size);
 }
+#endif
 
 void *pbs_mem_get(size_t size)
 {

@@ -12,11 +12,21 @@ static void push(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why)
 {
     if (s->revoked)
         return;
-    if (!r->revoked)
+    if (!atomic_fetch_add(&r->revokes, 1))
         atomic_fetch_add(&pbs_attention, 1);
     s->revoked = true;
     s->revoke_reason = why;
     LL_PREPEND2(r->revoked, s, revoke_next);
+}
+
+void pbs_ring_unlist(struct pbs_ring *r, struct pbs_sock *s)
+{
+    if (!s->revoked)
+        return;
+    s->revoked = false;
+    LL_DELETE2(r->revoked, s, revoke_next);
+    if (atomic_fetch_sub(&r->revokes, 1) == 1)
+        atomic_fetch_sub(&pbs_attention, 1);
 }
 
 /* What is on the list is so before in_enter is looked at. (A read-modify-write, as tsan knows no
@@ -113,12 +123,8 @@ static struct pbs_sock *pop(struct pbs_ring *r)
 
     pbs_lock(&r->lock);
     s = r->revoked;
-    if (s) {
-        LL_DELETE2(r->revoked, s, revoke_next);
-        s->revoked = false;
-        if (!r->revoked)
-            atomic_fetch_sub(&pbs_attention, 1);
-    }
+    if (s)
+        pbs_ring_unlist(r, s);
     pbs_unlock(&r->lock);
     return s;
 }
@@ -150,9 +156,11 @@ bool pbs_ring_serve_revokes(struct pbs_ring *r)
 void pbs_ring_finish_revokes(struct pbs_ring *r)
 {
     /* A request that was cancelled holds its file until its end has been reaped. */
-    for (unsigned i = 0; i < MAX_FINISH && (r->revoked || (r->cancelling && pbs_ring_pending(r)));
-         i++)
+    for (unsigned i = 0; i < MAX_FINISH; i++) {
+        if (!atomic_load(&r->revokes) && !(r->cancelling && pbs_ring_pending(r)))
+            break;
         pbs_ring_enter_now(r);
+    }
     r->cancelling = false;
 }
 
@@ -163,7 +171,7 @@ void pbs_attend_slow(void)
 
     if (!self || self->crit)
         return;
-    if (self->ring && (__atomic_load_n(&self->ring->revoked, __ATOMIC_RELAXED)))
+    if (self->ring && atomic_load_explicit(&self->ring->revokes, memory_order_relaxed))
         pbs_ring_drain(self->ring);
     s = atomic_exchange(&self->broken, NULL);
     if (!s)

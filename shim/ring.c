@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <utlist.h>
 
 #include "conf.h"
 #include "mem.h"
@@ -157,6 +156,7 @@ static int create(struct pbs_thread *self)
     pbs_lock(&r->lock); /* a revoker with a stale pointer may look in for a moment */
     memset(&r->uring, 0, offsetof(struct pbs_ring, lock));
     r->socks = r->revoked = NULL;
+    atomic_store(&r->revokes, 0);
     atomic_store(&r->in_enter, 0);
     atomic_store(&r->waiters, 0);
     pbs_unlock(&r->lock);
@@ -267,12 +267,7 @@ void pbs_ring_forget(struct pbs_sock *s)
         return;
     pbs_lock(&r->lock);
     HASH_DEL(r->socks, s);
-    if (s->revoked) {
-        LL_DELETE2(r->revoked, s, revoke_next);
-        s->revoked = false;
-        if (!r->revoked)
-            atomic_fetch_sub(&pbs_attention, 1);
-    }
+    pbs_ring_unlist(r, s);
     pbs_unlock(&r->lock);
     s->ring = NULL;
 }

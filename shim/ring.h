@@ -46,6 +46,7 @@ struct pbs_ring {
     struct pbs_lock lock;   /* guards socks and revoked */
     struct pbs_sock *socks; /* by rid: armed, or with pieces in our buffers */
     struct pbs_sock *revoked;
+    atomic_uint revokes; /* records on that list, for the owner's look without the lock */
 
     atomic_uint in_enter; /* partner: revoker's look, see above */
     atomic_uint kick;     /* the word that FUTEX_WAIT watches */
@@ -138,6 +139,9 @@ void pbs_ring_revoke_others(struct pbs_thread *self, enum pbs_reason why);
 /* The owner takes its revoke list: prepares a cancel for each. In a critical section. True: there
  * was one. */
 bool pbs_ring_serve_revokes(struct pbs_ring *r);
+
+/* Takes s from the list if it is there. ring->lock held. */
+void pbs_ring_unlist(struct pbs_ring *r, struct pbs_sock *s);
 
 /* Enters until the list is empty and the cancelled requests have ended. In a critical section. */
 void pbs_ring_finish_revokes(struct pbs_ring *r);

@@ -20,8 +20,16 @@ struct pbs_sock *pbs_sock_get(void)
         return NULL;
     /* The lock is left alone: a thread with a stale pointer may hold it for a moment. */
     pbs_lock(&s->file.lock);
-    memset((char *)s + sizeof(struct pbs_lock), 0, sizeof(*s) - sizeof(struct pbs_lock));
     s->file.kind = PBS_FILE_SOCK;
+    s->file.nfds = 0;
+    s->state = PBS_WATCHED;
+    s->nonblock = s->armed = s->at_end = s->unverified = false;
+    s->error = 0;
+    s->timeout = 0;
+    s->held = 0;
+    s->ring = NULL;
+    s->user = s->call = 0;
+    memset(&s->tcp, 0, sizeof(*s) - offsetof(struct pbs_sock, tcp));
     s->fd = -1;
     pbs_unlock(&s->file.lock);
     return s;

@@ -38,8 +38,8 @@ enum pbs_file_kind { PBS_FILE_FREE, PBS_FILE_SOCK, PBS_FILE_EPOLL };
 /* What the fd table points to. */
 struct pbs_file {
     struct pbs_lock lock;
-    unsigned kind; /* enum pbs_file_kind; does not change while nfds > 0 */
-    unsigned nfds; /* fd numbers of this process that stand for it */
+    atomic_uint kind; /* enum pbs_file_kind; does not change while nfds > 0 */
+    atomic_uint nfds; /* fd numbers of this process that stand for it */
 };
 
 enum pbs_state { PBS_WATCHED, PBS_ADOPTED, PBS_PASS };
@@ -69,44 +69,46 @@ struct pbs_item;
 struct pbs_sock {
     struct pbs_file file;
 
-    enum pbs_state state;
-    bool tcp; /* AF_INET or AF_INET6, SOCK_STREAM, IPPROTO_TCP */
-    bool listening;
-    bool impatient;  /* SO_RCVTIMEO was set negative: the kernel tells nobody, accept inherits it */
-    bool nonblock;   /* O_NONBLOCK, known while ADOPTED */
-    int64_t timeout; /* SO_RCVTIMEO in ns, 0 none, known while ADOPTED */
-    uint64_t born;   /* fork generation before the call that made it */
-    int fd;          /* one number that stands for it, for calls about it while adopted */
+    /* Written under the lock and peeked at without it, also through stale pointers. */
+    _Atomic(enum pbs_state) state;
+    atomic_bool nonblock;     /* O_NONBLOCK, known while ADOPTED */
+    atomic_bool armed;        /* a request of it is in the kernel */
+    atomic_bool at_end;       /* the ring saw the end of file or an error: nothing is behind */
+    atomic_bool unverified;   /* see fresh_arm */
+    _Atomic(int) error;       /* consumed by the ring, not yet given; 0 none */
+    _Atomic(int64_t) timeout; /* SO_RCVTIMEO in ns, 0 none, known while ADOPTED */
+    _Atomic(size_t) held;     /* bytes held, sum of pieces' len */
+    /* Membership in a ring: while armed or while pieces lie in its buffers. */
+    _Atomic(struct pbs_ring *) ring;
 
     _Atomic(uint64_t) user; /* id of the one thread that uses it; 0 none yet. Any thread by CAS */
-
-    /* Bytes held, sum of pieces' len. Written under the lock; peeked at without it. */
-    _Atomic(size_t) held;
-    struct pbs_piece *pieces;
-    struct pbs_hold *holds;
-    size_t pushed; /* bytes that were pushed into a FILE (fdopen) and may be unread there */
-    /*
-     * The first bytes since it was armed have come, and whether an error is behind them is not known:
-     * one that was there before the arming is reported by no further completion once bytes were
-     * (Linux 6.18; an end of file is). A plain receive that finds nothing settles it.
-     */
-    bool unverified;
-    bool fresh_arm;     /* no completion yet since it was armed */
-    bool at_end;        /* the ring saw the end of file or an error: nothing is behind */
-    _Atomic(int) error; /* consumed by the ring, not yet given; 0 none */
-
-    /* Membership in a ring: while armed or while pieces lie in its buffers. */
-    struct pbs_ring *ring;
-    uint64_t rid; /* key in the ring's table; a new one for each arming */
-    bool armed;
-    bool revoked;      /* on the ring's revoke list; guarded, with the next two, by ring->lock */
-    int revoke_reason; /* enum pbs_reason, for the count */
-    struct pbs_sock *revoke_next;
-    UT_hash_handle hh; /* in ring->socks; guarded by ring->lock */
 
     /* Its user thread's `call` when that last began a real call which names this socket: equal means
      * that it is in it, and the kernel has a reference of its own to the file. */
     _Atomic(uint64_t) call;
+
+    bool tcp; /* AF_INET or AF_INET6, SOCK_STREAM, IPPROTO_TCP */
+    bool listening;
+    bool impatient; /* SO_RCVTIMEO was set negative: the kernel tells nobody, accept inherits it */
+    /*
+     * No completion yet since it was armed. Once the first bytes have come, whether an error is
+     * behind them is not known (unverified): one that was there before the arming is reported by no
+     * further completion once bytes were (Linux 6.18; an end of file is). A plain receive that finds
+     * nothing settles it.
+     */
+    bool fresh_arm;
+    uint64_t born; /* fork generation before the call that made it */
+    int fd;        /* one number that stands for it, for calls about it while adopted */
+
+    struct pbs_piece *pieces;
+    struct pbs_hold *holds;
+    size_t pushed; /* bytes that were pushed into a FILE (fdopen) and may be unread there */
+
+    uint64_t rid;      /* key in the ring's table; a new one for each arming */
+    bool revoked;      /* on the ring's revoke list; guarded, with the next two, by ring->lock */
+    int revoke_reason; /* enum pbs_reason, for the count */
+    struct pbs_sock *revoke_next;
+    UT_hash_handle hh; /* in ring->socks; guarded by ring->lock */
 
     /* User thread alone. */
     uint64_t dry_epoch; /* thread's ready_epoch when it was last seen empty */

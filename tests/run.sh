@@ -15,8 +15,7 @@ top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$top"
 logs=build/logs
 jobs=$(nproc)
-# tsan is run by name: its reports on these tests are not all settled yet.
-all_parts=(lint unit posix diff asan stress integration)
+all_parts=(lint unit posix diff asan tsan stress integration)
 
 # A sanitizer build looks at the legs in which the library works: that of plain calls is libc's.
 # Label no-asan or no-tsan takes a test out.

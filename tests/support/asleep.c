@@ -158,7 +158,7 @@ void later_kill(struct later_kill *lk, int sig)
     later(&lk->l, act_kill, lk);
 }
 
-volatile sig_atomic_t caught;
+atomic_int caught;
 
 static void on_signal(int sig)
 {

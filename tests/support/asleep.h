@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -56,7 +57,7 @@ struct later_kill {
 void later_kill(struct later_kill *lk, int sig);
 
 /* sigaction() with these flags and an empty mask; the handler counts into caught. */
-extern volatile sig_atomic_t caught;
+extern atomic_int caught;
 void catch_signal(int sig, int flags);
 
 /* Signals, each when the thread is asleep (again), and then ten bytes. */

@@ -47,7 +47,7 @@ done
 unset LD_PRELOAD
 # The library never allocates; what a failing case leaves behind is not of interest.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:handle_segv=0}
-export TSAN_OPTIONS=${TSAN_OPTIONS:-die_after_fork=0:report_signal_unsafe=0:halt_on_error=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-die_after_fork=0:report_signal_unsafe=0:halt_on_error=1:suppressions=$here/tsan.supp}
 
 if [ "$leg" = plain ]; then
     exec "$program" "$@"
@@ -55,9 +55,14 @@ fi
 
 [ -e "$library" ] || skip "no library at $library"
 
-# A sanitizer's runtime wants to be first; the library then is what it finds by RTLD_NEXT.
+# AddressSanitizer's runtime wants to be first; the library then is what it finds by RTLD_NEXT.
+# ThreadSanitizer's has to be behind: what is called from within its poll() it does not see
+# synchronise.
 runtime=$(ldd "$library" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ { print $3; exit }')
-preload=${runtime:+$runtime }$library
+case $runtime in
+*tsan*) preload="$library $runtime" ;;
+*) preload=${runtime:+$runtime }$library ;;
+esac
 
 stats=$(mktemp -d "${TMPDIR:-/tmp}/leg.XXXXXX")
 trap 'rm -rf "$stats"' EXIT

@@ -161,7 +161,7 @@ void put(struct pair *p, size_t n)
 void check_next(struct pair *p, const void *buf, size_t n)
 {
     check_ahead(p, buf, 0, n);
-    p->got += n;
+    __atomic_fetch_add(&p->got, n, __ATOMIC_RELEASE); /* some wait for it in another thread */
 }
 
 void check_ahead(const struct pair *p, const void *buf, uint64_t ahead, size_t n)

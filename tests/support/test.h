@@ -133,6 +133,16 @@ void test_yield(void);
 #ifndef TEST_ASAN
 #define TEST_ASAN 0
 #endif
+#if defined(__SANITIZE_THREAD__)
+#define TEST_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TEST_TSAN 1
+#endif
+#endif
+#ifndef TEST_TSAN
+#define TEST_TSAN 0
+#endif
 
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
 

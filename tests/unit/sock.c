@@ -189,7 +189,9 @@ static void test_get_after_put_same_memory_nothing_left_over(void **state)
     (void)state;
     assert_non_null(s);
     assert_int_equal(s->file.kind, PBS_FILE_SOCK);
-    s->tcp = s->at_end = s->nonblock = true;
+    s->tcp = true;
+    s->at_end = true;
+    s->nonblock = true;
     s->state = PBS_PASS;
     s->fd = 7;
     s->timeout = 1;
