@@ -65,12 +65,17 @@ void pbs_fdtab_clear(int fd, struct pbs_file *f)
     f->nfds--;
 }
 
-int pbs_fdtab_next(unsigned from, unsigned to)
+int pbs_fdtab_end(void)
 {
     unsigned end = atomic_load(&high);
 
-    if (end > pbs_fdtab_size)
-        end = pbs_fdtab_size;
+    return (int)(end < pbs_fdtab_size ? end : pbs_fdtab_size);
+}
+
+int pbs_fdtab_next(unsigned from, unsigned to)
+{
+    unsigned end = (unsigned)pbs_fdtab_end();
+
     for (; from < end && from <= to; from++)
         if (atomic_load_explicit(&pbs_fdtab[from], memory_order_relaxed))
             return (int)from;

@@ -55,6 +55,9 @@ bool pbs_fdtab_set(int fd, struct pbs_file *f);
 /* Makes fd stand for nothing. f, its record, locked. */
 void pbs_fdtab_clear(int fd, struct pbs_file *f);
 
+/* One past the highest number that ever had a record. */
+int pbs_fdtab_end(void);
+
 /* The first number >= from that has a record; -1: none up to `to`. */
 int pbs_fdtab_next(unsigned from, unsigned to);
 

@@ -28,17 +28,18 @@ struct pbs_epoll *pbs_epoll_get(uint64_t born)
     e->waiter = 0;
     e->refused = false;
     e->nready = 0;
-    memset(&e->by_fd, 0, sizeof(*e) - offsetof(struct pbs_epoll, by_fd));
+    memset(&e->by_key, 0, sizeof(*e) - offsetof(struct pbs_epoll, by_key));
     e->born = born;
     pbs_unlock(&e->file.lock);
     return e;
 }
 
-static struct pbs_item *find_fd(struct pbs_epoll *set, int fd)
+static struct pbs_item *find(struct pbs_epoll *set, struct pbs_file *f, int fd)
 {
+    struct pbs_item_key key = {f, (uintptr_t)fd};
     struct pbs_item *it;
 
-    HASH_FIND(hh, set->by_fd, &fd, sizeof(fd), it);
+    HASH_FIND(hh, set->by_key, &key, sizeof(key), it);
     return it;
 }
 
@@ -97,14 +98,14 @@ static void item_free(struct pbs_item *it)
 {
     pbs_item_unlist(it);
     unname(it);
-    HASH_DEL(it->set->by_fd, it);
+    HASH_DEL(it->set->by_key, it);
     if (it->sock)
         LL_DELETE2(it->sock->items, it, sock_next);
     pbs_mem_put(it, sizeof(*it));
 }
 
-/* Removes the item of fd, whoever's it is. No lock held. */
-static void forget(struct pbs_thread *self, struct pbs_epoll *set, int fd)
+/* Removes the item of f's number fd. f is not looked into. No lock held. */
+static void forget(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd)
 {
     for (;;) {
         struct pbs_item *it;
@@ -112,7 +113,7 @@ static void forget(struct pbs_thread *self, struct pbs_epoll *set, int fd)
 
         pbs_crit_enter(self);
         pbs_lock(&set->file.lock);
-        it = find_fd(set, fd);
+        it = find(set, f, fd);
         s = it ? it->sock : NULL;
         if (it && !s)
             item_free(it);
@@ -120,7 +121,7 @@ static void forget(struct pbs_thread *self, struct pbs_epoll *set, int fd)
         if (s) {
             pbs_lock(&s->file.lock);
             pbs_lock(&set->file.lock);
-            it = find_fd(set, fd);
+            it = find(set, f, fd);
             if (it && it->sock == s)
                 item_free(it);
             pbs_unlock(&set->file.lock);
@@ -159,7 +160,11 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fil
     struct pbs_sock *s = f && f->kind == PBS_FILE_SOCK ? (struct pbs_sock *)f : NULL;
     struct pbs_item *it = NULL;
 
-    forget(self, set, fd); /* an older one's file is closed: its number would not be free else */
+    /* Older ones: this file's own is gone from the kernel, or it had refused; one of which we know
+     * no file is taken for closed. */
+    forget(self, set, f, fd);
+    if (f)
+        forget(self, set, NULL, fd);
     pbs_crit_enter(self);
     if (s)
         pbs_lock(&s->file.lock);
@@ -171,9 +176,10 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fil
                                 .sock = s,
                                 .epfd = epfd,
                                 .fd = fd,
+                                .key = {f, (uintptr_t)fd},
                                 .events = ev->events,
                                 .data = ev->data.u64};
-        HASH_ADD(hh, set->by_fd, fd, sizeof(it->fd), it);
+        HASH_ADD(hh, set->by_key, key, sizeof(it->key), it);
         if (!it->hh.tbl) {
             pbs_mem_put(it, sizeof(*it));
             it = NULL;
@@ -195,14 +201,14 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fil
     return it != NULL;
 }
 
-void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, int fd,
+void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd,
                   const struct epoll_event *ev)
 {
     struct pbs_item *it;
 
     pbs_crit_enter(self);
     pbs_lock(&set->file.lock);
-    it = find_fd(set, fd);
+    it = find(set, f, fd);
     if (it) {
         it->events = ev->events;
         it->spent = false;
@@ -218,9 +224,9 @@ void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, int fd,
     pbs_crit_leave(self);
 }
 
-void pbs_item_del(struct pbs_thread *self, struct pbs_epoll *set, int fd)
+void pbs_item_del(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd)
 {
-    forget(self, set, fd);
+    forget(self, set, f, fd);
 }
 
 void pbs_items_drop(struct pbs_sock *s)
@@ -243,7 +249,7 @@ void pbs_items_leave_kernel(struct pbs_sock *s)
 
     LL_FOREACH2(s->items, it, sock_next)
     {
-        if (pbs_fdtab_find(it->epfd) == &it->set->file)
+        if (pbs_fdtab_find(it->epfd) == &it->set->file && pbs_fdtab_find(it->fd) == &s->file)
             pbs_sys4(SYS_epoll_ctl, it->epfd, EPOLL_CTL_DEL, it->fd, &none);
     }
 }
@@ -288,7 +294,7 @@ struct pbs_sock *pbs_epoll_next_sock(struct pbs_epoll *set, unsigned round)
     struct pbs_sock *s = NULL;
 
     pbs_lock(&set->file.lock);
-    HASH_ITER(hh, set->by_fd, it, tmp) {
+    HASH_ITER(hh, set->by_key, it, tmp) {
         if (it->sock && it->round != round) {
             it->round = round;
             s = it->sock;
@@ -302,19 +308,19 @@ struct pbs_sock *pbs_epoll_next_sock(struct pbs_epoll *set, unsigned round)
 void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set)
 {
     for (;;) {
+        struct pbs_item_key key = {0};
         struct pbs_item *it;
-        int fd = -1;
 
         pbs_crit_enter(self);
         pbs_lock(&set->file.lock);
-        it = set->by_fd;
+        it = set->by_key;
         if (it)
-            fd = it->fd;
+            key = it->key;
         pbs_unlock(&set->file.lock);
         pbs_crit_leave(self);
         if (!it)
             break;
-        forget(self, set, fd);
+        forget(self, set, key.file, (int)key.fd);
     }
     pbs_crit_enter(self);
     pbs_lock(&set->file.lock);

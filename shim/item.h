@@ -21,6 +21,10 @@ struct pbs_item {
     struct pbs_sock *sock;   /* NULL: no socket of ours */
     struct pbs_epoll *inner; /* it is an epoll instance itself; NULL: no */
     int epfd, fd;            /* the numbers it was added by */
+    struct pbs_item_key {
+        struct pbs_file *file; /* sock or inner; NULL: neither */
+        uintptr_t fd;
+    } key; /* as in the kernel: a number may stand for a second file while a dup keeps the first */
     uint32_t events;
     uint64_t data;
     bool twin;    /* another member has the same data: an event cannot be told apart */
@@ -39,7 +43,7 @@ struct pbs_epoll {
     _Atomic(uint64_t) waiter; /* id of the one thread that waits on it; 0 none yet */
     atomic_bool refused; /* shared in a way that a merge could not be exact: no member is adopted */
     atomic_uint nready;  /* members in `ready` */
-    struct pbs_item *by_fd, *by_data;
+    struct pbs_item *by_key, *by_data;
     struct pbs_item *ready; /* members that may hold bytes or an error */
     uint64_t born;          /* fork generation before it was made */
     unsigned round;
@@ -57,9 +61,9 @@ void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set);
  * be trusted. */
 bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int epfd,
                   int fd, const struct epoll_event *ev);
-void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, int fd,
+void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd,
                   const struct epoll_event *ev);
-void pbs_item_del(struct pbs_thread *self, struct pbs_epoll *set, int fd);
+void pbs_item_del(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd);
 
 /* The last number of s is gone, and with it its memberships. s locked. */
 void pbs_items_drop(struct pbs_sock *s);

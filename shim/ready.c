@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
 #include <string.h>
 
+#include "mem.h"
 #include "real.h"
 #include "user.h"
 
@@ -183,8 +185,18 @@ static bool readable_set(const fd_set *set, int n)
     return !set || (self && pbs_user_rewritable(self, (void *)set, ((size_t)n + 63) / 64 * 8));
 }
 
+/* The kernel looks at no number that there has never been, and so at no bit of it: sets may end
+ * there, whatever n says (getdtablesize() is a favourite). */
+static int clip(int n)
+{
+    int end = pbs_fdtab_end();
+
+    return n < end ? n : end;
+}
+
 bool pbs_ready_select_concerns(int n, const fd_set *r, const fd_set *w, const fd_set *e)
 {
+    n = clip(n);
     if (!pbs_fdtab_size || n <= 0 || !readable_set(r, n) || !readable_set(w, n) ||
         !readable_set(e, n))
         return false;
@@ -204,28 +216,29 @@ static void select_bits(int fd, const fd_set *r, const fd_set *w, bool *rd, bool
     *wr = in(fd, w) && (bits & POLLERR);
 }
 
+#define FEW (FD_SETSIZE / 64)
+
 bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, int *answer)
 {
     struct pbs_thread *self = pbs_thread_get();
-    size_t size = ((size_t)(n < 0 ? 0 : n) + 63) / 64 * 8;
-    uint64_t add_r[1024], add_w[1024]; /* 65536 numbers; more: the plain call */
+    int end = clip(n), words = (end + 63) / 64;
+    uint64_t few[2 * FEW] = {0}, *add_r = few, *add_w, *many = NULL;
     struct timeval zero = {0, 0};
     bool any = false;
 
-    if (!self)
+    if (self && words > FEW)
+        add_r = many = pbs_mem_map((size_t)words * 16);
+    if (!self || !add_r)
         return false;
-    if (size <= sizeof(add_r)) {
-        memset(add_r, 0, size);
-        memset(add_w, 0, size);
-    }
-    for (int fd = 0; fd < n; fd++) {
+    add_w = add_r + words;
+    for (int fd = 0; fd < end; fd++) {
         struct pbs_file *f = pbs_fdtab_find(fd);
 
         if (f && (in(fd, r) || in(fd, w) || in(fd, e)))
-            look_at(self, fd, f, in(fd, e) || size > sizeof(add_r));
+            look_at(self, fd, f, in(fd, e));
     }
     pbs_crit_enter(self);
-    for (int fd = 0; fd < n && size <= sizeof(add_r); fd++) {
+    for (int fd = 0; fd < end; fd++) {
         bool rd, wr;
 
         select_bits(fd, r, w, &rd, &wr);
@@ -236,17 +249,14 @@ bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, int *answer)
     if (!any) {
         self->plain++;
         self->call++;
-        for (int fd = 0; fd < n; fd++)
+        for (int fd = 0; fd < end; fd++)
             if (in(fd, r) || in(fd, w) || in(fd, e))
                 name_fd(self, fd);
     }
     pbs_crit_leave(self);
-    if (!any)
-        return false;
-    *answer = pbs_ready_told(real.select(n, r, w, e, &zero));
-    if (*answer < 0)
-        return true;
-    for (int fd = 0; fd < n; fd++) {
+    if (any)
+        *answer = pbs_ready_told(real.select(n, r, w, e, &zero));
+    for (int fd = 0; fd < end && any && *answer >= 0; fd++) {
         if ((add_r[fd / 64] >> fd % 64 & 1) && !FD_ISSET(fd, r)) {
             FD_SET(fd, r);
             (*answer)++;
@@ -256,7 +266,9 @@ bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, int *answer)
             (*answer)++;
         }
     }
-    return true;
+    if (many)
+        pbs_mem_unmap(many, (size_t)words * 16);
+    return any;
 }
 
 /* ---- epoll ---- */
@@ -349,9 +361,10 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
         share -= ours < (max + 1) / 2 ? ours : (max + 1) / 2;
     set->our_turn = false;
     if (share) {
-        n = pbs_ready_told(real.epoll_wait(epfd, ev, share, 0));
+        /* Not libc's, which is a cancellation point: a lock is held. */
+        n = pbs_ready_told((int)pbs_sys4(SYS_epoll_wait, epfd, ev, share, 0));
         if (n < 0)
-            return -errno;
+            return n;
         merge(set, epfd, ev, n);
     }
     last = set->ready ? set->ready->prev : NULL;
@@ -385,6 +398,8 @@ bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, in
         return false;
     if (!atomic_compare_exchange_strong(&set->waiter, &nobody, self->id) && nobody != self->id)
         nested(self, set); /* a second thread waits on it */
+    if (!__libc_single_threaded)
+        pthread_testcancel();
     *r = 0;
     pbs_crit_enter(self);
     if (atomic_load_explicit(&set->nready, memory_order_relaxed) && max > 0 &&
@@ -475,9 +490,9 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
     if (op == EPOLL_CTL_ADD && !pbs_item_add(self, set, f, epfd, fd, &copy))
         nested(self, set);
     else if (op == EPOLL_CTL_MOD)
-        pbs_item_mod(self, set, fd, &copy);
+        pbs_item_mod(self, set, f, fd, &copy);
     else if (op == EPOLL_CTL_DEL)
-        pbs_item_del(self, set, fd);
+        pbs_item_del(self, set, f, fd);
     if (op != EPOLL_CTL_DEL)
         recheck(self, set, copy.data.u64, s);
     return r;

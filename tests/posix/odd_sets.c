@@ -1,0 +1,181 @@
+/*
+ * Sets that are watched in unusual ways: a select count above all numbers, a member whose
+ * number has gone on to another socket, a watcher that is cancelled.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <unistd.h>
+
+#include "asleep.h"
+#include "tcp.h"
+#include "test.h"
+
+/*
+ * The kernel reads of a set only what its table of descriptors can hold: a count far above that,
+ * such as getdtablesize(), goes with sets of the usual size, and with what lies behind them.
+ */
+static void test_select_count_above_all_numbers_looks_at_the_set_alone(void)
+{
+    static const int counts[] = {1024, 20000, 70000, 1048576, 0x7fffffff};
+    struct {
+        fd_set set;
+        uint8_t behind[8192];
+    } *mine = calloc(1, sizeof(*mine));
+
+    for (size_t i = 0; i < COUNT_OF(counts); i++) {
+        for (int where = 0; where < WHERES; where++) {
+            struct pair p = pair_open_with((enum where)where, 30);
+            struct timeval tv = {2, 0};
+
+            FD_ZERO(&mine->set);
+            FD_SET(p.us, &mine->set);
+            memset(mine->behind, 0xff, sizeof(mine->behind));
+            CHECK_EQ(select(counts[i], &mine->set, NULL, NULL, &tv), 1);
+            CHECK(FD_ISSET(p.us, &mine->set));
+            for (size_t k = 0; k < sizeof(mine->behind); k++)
+                CHECK_EQ(mine->behind[k], 0xff);
+            take(&p, 30);
+            tv = (struct timeval){0, 1000};
+            FD_SET(p.us, &mine->set);
+            CHECK_EQ(select(counts[i], &mine->set, NULL, NULL, &tv), 0);
+            pair_close(&p);
+        }
+    }
+    free(mine);
+}
+
+/* A member lives on by a dup while its number stands for another member. */
+static void test_number_reused_in_a_set_while_a_dup_keeps_the_member(void)
+{
+    for (int how = 0; how < 2; how++) {
+        struct pair p = pair_open_warm(), q = pair_open_warm();
+        struct epoll_event ev = {.events = EPOLLIN, .data.u64 = 1}, got[4];
+        int ep = MUST(epoll_create1(0)), number = p.us;
+
+        MUST(epoll_ctl(ep, EPOLL_CTL_ADD, number, &ev));
+        p.us = MUST(dup(number));
+        CHECK_EQ(dup2(q.us, number), number);
+        close(q.us);
+        q.us = number;
+        ev.data.u64 = 2;
+        MUST(epoll_ctl(ep, EPOLL_CTL_ADD, number, &ev));
+        /* Both are read in part. */
+        put(&p, 10);
+        if (how)
+            put(&q, 10);
+        take(&p, 1);
+        if (how)
+            take(&q, 1);
+        CHECK_EQ(epoll_wait(ep, got, 4, 1000), how ? 2 : 1);
+        if (!how)
+            CHECK_EQ(got[0].data.u64, 1);
+        MUST(epoll_ctl(ep, EPOLL_CTL_DEL, number, NULL));
+        CHECK_EQ(epoll_wait(ep, got, 4, 1000), 1);
+        CHECK_EQ(got[0].data.u64, 1);
+        take(&p, 9);
+        CHECK_EQ(epoll_wait(ep, got, 4, 0), 0);
+        close(ep);
+        if (how)
+            take(&q, 9);
+        pair_close(&p);
+        pair_close(&q);
+    }
+}
+
+/* A thread that is cancelled on its way into epoll_wait leaves the instance usable. */
+struct watcher {
+    struct pair p;
+    int ep;
+    int stage;
+};
+
+static void *watch_when_told(void *arg)
+{
+    struct watcher *w = arg;
+    struct epoll_event ev = {.events = EPOLLIN};
+
+    warm_up(&w->p);
+    put(&w->p, 30);
+    take(&w->p, 1);
+    MUST(epoll_ctl(w->ep, EPOLL_CTL_ADD, w->p.us, &ev));
+    __atomic_store_n(&w->stage, 1, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&w->stage, __ATOMIC_ACQUIRE) != 2)
+        ;
+    epoll_wait(w->ep, &ev, 1, -1);
+    return NULL;
+}
+
+static void test_cancel_pending_in_epoll_wait_with_bytes_unread(void)
+{
+    if (TEST_ASAN)
+        test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
+    for (int i = 0; i < 5; i++) {
+        struct watcher w = {.p = pair_open(), .ep = MUST(epoll_create1(0))};
+        struct epoll_event ev = {.events = EPOLLIN};
+        struct worker t;
+
+        worker_start(&t, watch_when_told, &w);
+        CHECK_SOON(__atomic_load_n(&w.stage, __ATOMIC_ACQUIRE) == 1, 5000);
+        MUST0(pthread_cancel(t.thread));
+        __atomic_store_n(&w.stage, 2, __ATOMIC_RELEASE);
+        CHECK(worker_join(&t) == PTHREAD_CANCELED);
+        CHECK_EQ(epoll_wait(w.ep, &ev, 1, 1000), 1);
+        MUST(epoll_ctl(w.ep, EPOLL_CTL_DEL, w.p.us, NULL));
+        close(w.ep);
+        take(&w.p, 29);
+        pair_close(&w.p);
+    }
+}
+
+/* Watched in a loop, cancelled anywhere in it. */
+static void *watch_in_a_loop(void *arg)
+{
+    struct watcher *w = arg;
+    struct epoll_event ev = {.events = EPOLLIN};
+
+    warm_up(&w->p);
+    put(&w->p, 30);
+    take(&w->p, 1);
+    MUST(epoll_ctl(w->ep, EPOLL_CTL_ADD, w->p.us, &ev));
+    __atomic_store_n(&w->stage, 1, __ATOMIC_RELEASE);
+    for (;;) {
+        uint8_t some[100];
+
+        epoll_wait(w->ep, &ev, 1, -1);
+        recv(w->p.us, some, 100, MSG_PEEK);
+    }
+    return NULL;
+}
+
+static void test_cancel_anywhere_in_a_watching_loop(void)
+{
+    if (TEST_ASAN)
+        test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
+    for (int i = 0; i < 100; i++) {
+        struct watcher w = {.p = pair_open(), .ep = MUST(epoll_create1(0))};
+        struct epoll_event ev = {.events = EPOLLIN};
+        struct worker t;
+
+        worker_start(&t, watch_in_a_loop, &w);
+        CHECK_SOON(__atomic_load_n(&w.stage, __ATOMIC_ACQUIRE) == 1, 5000);
+        for (volatile int k = 0; k < rand() % 20000; k++)
+            ;
+        MUST0(pthread_cancel(t.thread));
+        CHECK(worker_join(&t) == PTHREAD_CANCELED);
+        CHECK_EQ(epoll_wait(w.ep, &ev, 1, 1000), 1);
+        MUST(epoll_ctl(w.ep, EPOLL_CTL_DEL, w.p.us, NULL));
+        close(w.ep);
+        take(&w.p, 29);
+        pair_close(&w.p);
+    }
+}
+
+const struct test_case test_cases[] = {
+    CASE(test_select_count_above_all_numbers_looks_at_the_set_alone),
+    CASE(test_number_reused_in_a_set_while_a_dup_keeps_the_member),
+    CASE(test_cancel_pending_in_epoll_wait_with_bytes_unread),
+    CASE(test_cancel_anywhere_in_a_watching_loop),
+    CASES_END,
+};
