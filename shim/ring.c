@@ -347,6 +347,7 @@ void pbs_ring_end(struct pbs_thread *self)
 
     if (!r)
         return;
+    pbs_attend(); /* a wait that was broken off, and nobody has looked since */
     pbs_ring_cancel_all(r, PBS_WHY_exit);
     pbs_crit_enter(self);
     while (!stuck && (s = pick(r, true))) {

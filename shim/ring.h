@@ -103,6 +103,12 @@ unsigned pbs_ring_drain(struct pbs_ring *r);
  */
 int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first);
 
+/*
+ * Any other system call that sleeps, by the same means: a cancellation point, not begun if
+ * self->wait_signal is set, ended with -EINTR by any handler. No lock, no critical section.
+ */
+long pbs_sleep_call(struct pbs_thread *me, long nr, long a, long b, long c, long d, long e, long f);
+
 /* Cancels s's request and returns when it has ended. Owner only, no lock held. */
 void pbs_ring_cancel(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why);
 

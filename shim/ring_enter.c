@@ -247,10 +247,26 @@ unsigned pbs_ring_drain(struct pbs_ring *r)
     return n;
 }
 
+/*
+ * Takes the clean-up of a cancelled sleep out of libc's list: the sleep is over. A handler may leave
+ * it by siglongjmp, which libc does not notice, and the entry lies on the stack that is left.
+ */
+static void uncancel(struct pbs_thread *self)
+{
+    __pthread_unwind_buf_t *cleanup = self->cleanup;
+
+    if (!cleanup)
+        return;
+    pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, NULL);
+    self->cleanup = NULL;
+    __pthread_unregister_cancel(cleanup);
+}
+
 void pbs_ring_interrupt(struct pbs_thread *self)
 {
     struct pbs_ring *r = self->ring;
 
+    uncancel(self);
     if (!r || !atomic_load(&r->in_enter))
         return;
     pbs_crit_enter(self);
@@ -259,34 +275,44 @@ void pbs_ring_interrupt(struct pbs_thread *self)
     pbs_crit_leave(self);
 }
 
-static void cancelled(void *arg)
+/* The thread ends here: nobody waits for it any more. */
+static void cancelled(struct pbs_thread *self)
 {
-    struct pbs_thread *self = arg;
+    struct pbs_sock *s = atomic_exchange(&self->waiting, NULL);
 
-    self->cancel_async = false;
-    atomic_store(&self->broken, atomic_exchange(&self->waiting, NULL));
-    atomic_fetch_add(&pbs_attention, 1);
+    self->cleanup = NULL;
+    if (s && !atomic_exchange(&self->broken, s))
+        atomic_fetch_add(&pbs_attention, 1);
     pbs_ring_interrupt(self);
 }
 
-/* The sleep itself. glibc interrupts a thread in cancel type deferred by no signal (2.36), so the
- * type is asynchronous around the call, as in glibc's own cancellation points. */
-static long sleep_in(struct pbs_ring *r, unsigned todo, unsigned flags,
-                     struct io_uring_getevents_arg *arg)
+/*
+ * glibc interrupts a thread in cancel type deferred by no signal (2.36), so the type is asynchronous
+ * around the call, as in glibc's own cancellation points. What follows is pthread_cleanup_push()
+ * written out, so that a handler can take it back.
+ */
+long pbs_sleep_call(struct pbs_thread *me, long nr, long a, long b, long c, long d, long e, long f)
 {
-    struct pbs_thread *self = r->owner;
+    struct pbs_thread *volatile self = me;
+    __pthread_unwind_buf_t cleanup;
     int type;
     long ret;
 
-    pthread_cleanup_push(cancelled, self);
-    self->cancel_async = true;
+    if (__sigsetjmp_cancel(cleanup.__cancel_jmp_buf, 0)) {
+        cancelled(self);
+        __pthread_unwind_next(&cleanup);
+    }
+    pbs_crit_enter(self);
+    __pthread_register_cancel(&cleanup);
+    self->cleanup = &cleanup;
+    pbs_crit_leave(self);
     pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-    ret = pbs_enter_call(SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 1,
-                         IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING | flags, (long)arg,
-                         arg ? sizeof(*arg) : 0, &self->wait_signal);
+    ret = pbs_enter_call(nr, a, b, c, d, e, f, &self->wait_signal);
     pthread_setcanceltype(type, NULL);
-    self->cancel_async = false;
-    pthread_cleanup_pop(0);
+    pbs_crit_enter(self);
+    __pthread_unregister_cancel(&cleanup); /* a second time, if a handler has: that is no change */
+    self->cleanup = NULL;
+    pbs_crit_leave(self);
     return ret;
 }
 
@@ -318,9 +344,16 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first)
         ret = -EINTR;
     if (!ret) {
         pbs_crit_leave(self);
-        ret = sleep_in(r, todo, deadline ? IORING_ENTER_EXT_ARG : 0, deadline ? &arg : NULL);
+        ret = pbs_sleep_call(self, SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 1,
+                             IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING |
+                                 (deadline ? IORING_ENTER_EXT_ARG : 0),
+                             deadline ? (long)&arg : 0, deadline ? sizeof(arg) : 0);
         pbs_crit_enter(self);
         pbs_count(self, kernel_entries);
+    }
+    if (pbs_unlikely(self->ring != r)) { /* a handler forked: here is its child, without a ring */
+        pbs_crit_leave(self);
+        return -EINTR;
     }
     pbs_ring_reap(r);
     pbs_ring_finish_revokes(r);

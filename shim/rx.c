@@ -16,10 +16,14 @@ enum { AGAIN = -200002, LOOK = -200003, SLEEP = -200004 };
 /* Flags that do not change what a receive on TCP does when bytes are held. */
 #define SIMPLE (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC | MSG_WAITFORONE | PBS_RX_READ)
 
-/*
- * Step 1: bytes that we hold, then the error that we hold. pinned: this thread sleeps for s, which
- * is then what the call is about even if its number is gone.
- */
+/* This thread sleeps for s, which is then what the call is about even if its number is gone. A
+ * handler ends that: its record may be another socket's when the call goes on. */
+static inline bool pins(struct pbs_thread *self, struct pbs_sock *s)
+{
+    return atomic_load_explicit(&self->waiting, memory_order_relaxed) == s;
+}
+
+/* Step 1: bytes that we hold, then the error that we hold. pinned: the call has slept for s. */
 static inline ssize_t take(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                            long long flags, bool pinned)
 {
@@ -32,7 +36,7 @@ static inline ssize_t take(struct pbs_thread *self, struct pbs_sock *s, int fd, 
         return -EFAULT;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
-    if (pbs_unlikely(!pinned && !pbs_fdtab_is(fd, &s->file))) {
+    if (pbs_unlikely(!pbs_fdtab_is(fd, &s->file) && !(pinned && pins(self, s)))) {
         r = STALE;
         goto out;
     }
@@ -100,8 +104,11 @@ static void unpin(struct pbs_thread *self, struct pbs_sock *s)
 static bool look(struct pbs_thread *self, struct pbs_sock *s)
 {
     struct pbs_ring *r = self->ring;
-    unsigned passes = r->armed / 20 + 2;
+    unsigned passes;
 
+    if (pbs_unlikely(!r)) /* a handler forked: here is its child */
+        return false;
+    passes = r->armed / 20 + 2;
     while (pbs_ring_pending(r) && passes-- && !pbs_sock_holds(s) && s->armed)
         pbs_ring_drain(r);
     return s->armed && !s->unverified && s->dry_epoch == self->ready_epoch && !pbs_ring_pending(r);
@@ -114,7 +121,8 @@ static bool look(struct pbs_thread *self, struct pbs_sock *s)
 static ssize_t sleep_once(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
                           int64_t deadline)
 {
-    int r = pbs_ring_wait(self->ring, deadline, deadline || dst->done);
+    struct pbs_ring *ring = self->ring;
+    int r = ring ? pbs_ring_wait(ring, deadline, deadline || dst->done) : -EINTR;
     unsigned sig = atomic_load_explicit(&self->wait_signal, memory_order_relaxed);
 
     if (pbs_sock_holds(s))
@@ -152,7 +160,7 @@ static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, l
     pbs_lock(&s->file.lock);
     *sleeps = !nonblock && !(s->state == PBS_ADOPTED && s->nonblock);
     if (!pbs_fdtab_is(fd, &s->file)) {
-        verdict = !pinned ? ELSEWHERE : s->armed ? ARMED : GONE;
+        verdict = !pinned || !pins(self, s) ? ELSEWHERE : s->armed ? ARMED : GONE;
     } else if (pbs_sock_holds(s)) {
         verdict = ARMED; /* came meanwhile */
     } else if (self->plain) {
@@ -374,7 +382,7 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             step_back(self, s);
     }
 out:
-    if (pinned || atomic_load_explicit(&self->waiting, memory_order_relaxed) == s)
+    if (pinned || pins(self, s))
         unpin(self, s);
     return r;
 }

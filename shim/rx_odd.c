@@ -4,7 +4,7 @@
 #include <sys/ioctl.h>
 
 #include "conf.h"
-#include "enter_call.h"
+#include "mem.h"
 #include "real.h"
 #include "rx.h"
 
@@ -49,41 +49,68 @@ bool pbs_rx_faults(struct pbs_thread *self, struct pbs_sock *s, int fd, const st
     size_t there = s->held;
     int queued = 0;
 
-    if (pbs_rx_prove_all(self, dst))
+    /* More than the cache of proved pages takes in would be asked for at every call. */
+    if (dst->left <= PBS_PROVED / 2 * 4096 && pbs_rx_prove_all(self, dst))
         return false;
     pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
     there += queued > 0 ? (size_t)queued : 0;
     return !pbs_rx_prove(self, dst, there < dst->left ? there : dst->left);
 }
 
-/* A message header over what dst has still room for. iov: IOV_MAX entries. */
-static struct msghdr rest_of(const struct pbs_dst *dst, struct iovec *iov)
-{
-    struct msghdr msg = {.msg_iov = iov};
-    size_t off = dst->off, left = dst->left;
+/* A message header over what dst has still room for. */
+struct rest {
+    struct msghdr msg;
+    struct iovec few[8]; /* handlers may receive on stacks of a few kilobytes */
+    struct iovec *many;  /* IOV_MAX entries; NULL: `few` are enough */
+};
 
-    for (unsigned i = 0; i < dst->n && i < IOV_MAX && left; i++) {
+#define MANY (IOV_MAX * sizeof(struct iovec))
+
+static void rest_begin(struct rest *rest, const struct pbs_dst *dst)
+{
+    size_t off = dst->off, left = dst->left;
+    unsigned most = sizeof(rest->few) / sizeof(rest->few[0]);
+    struct iovec *iov = rest->few;
+
+    rest->many = dst->n > most ? pbs_mem_map(MANY) : NULL;
+    if (rest->many) {
+        iov = rest->many;
+        most = IOV_MAX;
+    }
+    rest->msg = (struct msghdr){.msg_iov = iov};
+    for (unsigned i = 0; i < dst->n && i < most && left; i++) {
         iov[i].iov_base = (char *)dst->iov[i].iov_base + off;
         iov[i].iov_len = dst->iov[i].iov_len - off < left ? dst->iov[i].iov_len - off : left;
         left -= iov[i].iov_len;
         off = 0;
-        msg.msg_iovlen = i + 1;
+        rest->msg.msg_iovlen = i + 1;
     }
-    return msg;
+}
+
+static void rest_end(struct rest *rest)
+{
+    if (rest->many)
+        pbs_mem_unmap(rest->many, MANY);
 }
 
 /* Asks the kernel for what fits behind dst's position. -errno or bytes. */
 static ssize_t plain(int fd, const struct pbs_dst *dst, int flags)
 {
-    struct iovec iov[IOV_MAX];
-    struct msghdr msg = rest_of(dst, iov);
     int saved = errno;
-    ssize_t r = real.recvmsg(fd, &msg, flags);
+    struct rest rest;
+    ssize_t r;
 
-    if (r < 0) {
-        r = -errno;
+    rest_begin(&rest, dst);
+    if (flags & MSG_DONTWAIT) {
+        /* No cancellation point: it may be in a critical section. */
+        r = pbs_sys3(SYS_recvmsg, fd, &rest.msg, flags);
+    } else {
+        r = real.recvmsg(fd, &rest.msg, flags);
+        if (r < 0)
+            r = -errno;
         errno = saved;
     }
+    rest_end(&rest);
     return r;
 }
 
@@ -175,16 +202,16 @@ bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags)
 {
-    struct iovec iov[IOV_MAX];
-    struct msghdr msg = rest_of(dst, iov);
+    struct rest rest;
     ssize_t r;
 
+    rest_begin(&rest, dst);
     /* One call, so that the kernel holds the file even if the number is closed meanwhile; and one
      * that ends when a handler ran, as it would with the bytes that are done already. */
     atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
-    r = pbs_enter_call(SYS_recvmsg, fd, (long)&msg,
-                       flags & (MSG_DONTWAIT | MSG_TRUNC | MSG_WAITALL), 0, 0, 0,
-                       &self->wait_signal);
+    r = pbs_sleep_call(self, SYS_recvmsg, fd, (long)&rest.msg,
+                       flags & (MSG_DONTWAIT | MSG_TRUNC | MSG_WAITALL), 0, 0, 0);
+    rest_end(&rest);
     self->plain--;
     self->call++;
     pbs_attend();

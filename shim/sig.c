@@ -1,7 +1,6 @@
 #include "sig.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <string.h>
 #include <ucontext.h>
 
@@ -75,10 +74,6 @@ static unsigned end_wait(struct pbs_thread *self, int sig, ucontext_t *uc)
     s = atomic_exchange(&self->waiting, NULL);
     if (s && !atomic_exchange(&self->broken, s))
         atomic_fetch_add(&pbs_attention, 1);
-    if (self->cancel_async) {
-        self->cancel_async = false;
-        pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, NULL);
-    }
     if (self->wait_signal == PBS_SIG_NONE && (uintptr_t)*pc != (uintptr_t)trampoline)
         self->wait_signal = action_of[sig].flags & SA_RESTART ? PBS_SIG_RESTART : PBS_SIG_INTERRUPT;
     return self->wait_signal;

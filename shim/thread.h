@@ -8,6 +8,7 @@
 #ifndef PBS_THREAD_H
 #define PBS_THREAD_H
 
+#include <pthread.h>
 #include <signal.h>
 
 #include "base.h"
@@ -51,7 +52,8 @@ struct pbs_thread {
     _Atomic(struct pbs_sock *) waiting;
     _Atomic(struct pbs_sock *) broken; /* a wait that a handler ended: look after its request */
     atomic_uint wait_signal;           /* enum pbs_wait_signal, since the start of the wait */
-    bool cancel_async;                 /* the wait has made pthread_cancel act at once */
+    /* The wait has made pthread_cancel act at once, and registered this clean-up for it. */
+    __pthread_unwind_buf_t *cleanup;
 
     unsigned proved_epoch;              /* pbs_user_epoch when the caches were begun */
     uintptr_t proved_write[PBS_PROVED]; /* page addresses + 1, by the page's number */
@@ -59,7 +61,7 @@ struct pbs_thread {
 
     struct pbs_stats stats;
 
-    /* Signals put off, and the mask to go back to. */
+    /* Signals put off, and the mask to go back to: the one of the context that was interrupted. */
     uint64_t deferred_set;
     uint64_t deferred_mask;
 
@@ -79,7 +81,7 @@ static inline struct pbs_thread *pbs_thread_get(void)
     return pbs_likely(pbs_self != NULL) ? pbs_self : pbs_thread_make();
 }
 
-/* Queues what was put off to this thread and restores its mask. crit is 0. */
+/* Queues what was put off to this thread, or calls its handler, and restores the mask. crit is 0. */
 PBS_COLD void pbs_thread_deliver(struct pbs_thread *self);
 
 /*

@@ -210,6 +210,31 @@ static void test_cancel_pending_acts_in_a_receive_with_bytes_waiting(void)
     }
 }
 
+/* The connection is a plain one by now, and some bytes are done already. */
+static void *receive_all_of_ten(void *arg)
+{
+    struct pair *p = arg;
+
+    recv(p->us, buf, 10, MSG_WAITALL);
+    return NULL;
+}
+
+static void test_cancel_ends_a_waitall_with_some_bytes_done(void)
+{
+    if (TEST_ASAN)
+        test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with((enum where)where, 6);
+        struct worker w;
+
+        worker_start(&w, receive_all_of_ten, &p);
+        CHECK_SOON(thread_asleep(w.tid), 5000);
+        MUST0(pthread_cancel(w.thread));
+        CHECK(worker_join(&w) == PTHREAD_CANCELED);
+        pair_close(&p);
+    }
+}
+
 static void *receive_uncancelled(void *arg)
 {
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
@@ -269,6 +294,7 @@ const struct test_case test_cases[] = {
     CASE(test_close_by_another_thread_is_seen_at_once),
     CASE(test_cancel_ends_a_blocked_receive),
     CASE(test_cancel_pending_acts_in_a_receive_with_bytes_waiting),
+    CASE(test_cancel_ends_a_waitall_with_some_bytes_done),
     CASE(test_cancel_disabled_receive_goes_on),
     CASE_ONCE(test_300_threads_blocked_each_gets_its_bytes),
     CASES_END,
