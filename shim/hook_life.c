@@ -2,8 +2,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "conf.h"
 #include "hook.h"
@@ -125,19 +127,20 @@ PBS_EXPORT int listen(int fd, int backlog)
 
 PBS_EXPORT int close(int fd)
 {
+    if (!pbs_fdtab_miss(fd) && !__libc_single_threaded)
+        pthread_testcancel(); /* libc's own would act after the record is gone */
     pbs_close_fd(fd);
     return real.close(fd);
 }
 
 PBS_EXPORT int __close(int fd)
 {
-    pbs_close_fd(fd);
-    return real.close(fd);
+    return close(fd);
 }
 
 PBS_EXPORT int close_range(unsigned lo, unsigned hi, int flags)
 {
-    if (!(flags & CLOSE_RANGE_CLOEXEC) && lo <= hi)
+    if (!(flags & ~CLOSE_RANGE_UNSHARE) && lo <= hi)
         pbs_close_range(lo, hi);
     return real.close_range(lo, hi, flags);
 }
@@ -158,7 +161,12 @@ PBS_EXPORT int dup(int fd)
 /* The number that is about to be replaced is closed, if the call can succeed. */
 static void replace(int fd, int to)
 {
-    if (fd != to && pbs_fdtab_find(to) && pbs_sys2(SYS_fcntl, fd, F_GETFD) >= 0)
+    struct rlimit64 lim = {.rlim_cur = RLIM64_INFINITY};
+
+    if (fd == to || !pbs_fdtab_find(to) || pbs_sys2(SYS_fcntl, fd, F_GETFD) < 0)
+        return;
+    pbs_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &lim);
+    if ((unsigned)to < lim.rlim_cur) /* lowered since `to` was made: the kernel refuses */
         pbs_close_fd(to);
 }
 

@@ -128,15 +128,19 @@ static void reset_at_close(int fd)
 
 /*
  * The owner, another thread, is away from the shim: its revoked request keeps the file open beyond
- * the close. The peer sees the end now all the same: a reset if bytes are unread, else FIN.
+ * the close. The peer sees the end now all the same: a reset if bytes are unread or SO_LINGER asks
+ * for one, else FIN.
  */
 static void end_now(struct pbs_sock *s, int fd)
 {
     struct sockaddr unspec = {.sa_family = AF_UNSPEC};
+    struct linger l = {0};
+    socklen_t len = sizeof(l);
     int queued = 0;
 
     pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
-    if (s->held || queued > 0)
+    pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_LINGER, &l, &len);
+    if (s->held || queued > 0 || (l.l_onoff && !l.l_linger))
         pbs_sys3(SYS_connect, fd, &unspec, sizeof(unspec));
     else
         pbs_sys2(SYS_shutdown, fd, SHUT_RDWR);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -178,6 +179,33 @@ static void test_fdopen_mode_wrong_changes_nothing(void)
     pair_close(&p);
 }
 
+/* Calls that the kernel refuses, or that only mark for later, close nothing. */
+static void test_refused_close_range_and_dup2_change_nothing(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with((enum where)where, 30);
+        struct rlimit lim, low;
+        int other = MUST(dup(p.peer));
+
+        CHECK_ERR(close_range((unsigned)p.us, (unsigned)p.us, 1 << 8), EINVAL);
+        CHECK_ERR(close_range((unsigned)p.us + 1, (unsigned)p.us, 0), EINVAL);
+        MUST(close_range((unsigned)p.us, (unsigned)p.us, CLOSE_RANGE_CLOEXEC));
+        CHECK_EQ(fcntl(p.us, F_GETFD), FD_CLOEXEC);
+        CHECK_ERR(dup2(-1, p.us), EBADF);
+        CHECK_ERR(dup3(other, p.us, O_APPEND), EINVAL);
+        MUST(getrlimit(RLIMIT_NOFILE, &lim));
+        low = lim;
+        low.rlim_cur = (rlim_t)p.us;
+        MUST(setrlimit(RLIMIT_NOFILE, &low));
+        CHECK_ERR(dup2(other, p.us), EBADF);
+        MUST(setrlimit(RLIMIT_NOFILE, &lim));
+        take(&p, 30);
+        check_empty(p.us);
+        close(other);
+        pair_close(&p);
+    }
+}
+
 static void test_fcntl_flags_of_the_descriptor_are_kept(void)
 {
     struct pair p = pair_open_held(20);
@@ -207,6 +235,7 @@ const struct test_case test_cases[] = {
     CASE(test_fdopen_with_bytes_waiting_reads_on),
     CASE(test_fdopen_getline_gives_lines),
     CASE(test_fdopen_mode_wrong_changes_nothing),
+    CASE(test_refused_close_range_and_dup2_change_nothing),
     CASE(test_fcntl_flags_of_the_descriptor_are_kept),
     CASES_END,
 };

@@ -138,6 +138,40 @@ static void test_close_by_another_thread_is_seen_at_once(void)
     }
 }
 
+/* The thread that reads is elsewhere when another one closes. */
+struct away {
+    struct pair p;
+    int stage;
+};
+
+static void *read_then_wait_elsewhere(void *arg)
+{
+    struct away *a = arg;
+
+    warm_up(&a->p);
+    __atomic_store_n(&a->stage, 1, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&a->stage, __ATOMIC_ACQUIRE) != 2)
+        test_yield();
+    return NULL;
+}
+
+static void test_close_with_linger_0_resets_while_the_reader_is_elsewhere(void)
+{
+    struct away a = {.p = pair_open()};
+    struct linger off = {.l_onoff = 1, .l_linger = 0};
+    struct worker w;
+
+    worker_start(&w, read_then_wait_elsewhere, &a);
+    while (__atomic_load_n(&a.stage, __ATOMIC_ACQUIRE) != 1)
+        test_yield();
+    MUST(setsockopt(a.p.us, SOL_SOCKET, SO_LINGER, &off, sizeof(off)));
+    MUST(close(a.p.us));
+    CHECK_PEER_SEES(a.p.peer, SEEN_RESET);
+    __atomic_store_n(&a.stage, 2, __ATOMIC_RELEASE);
+    worker_join(&w);
+    close(a.p.peer);
+}
+
 /* Cancellation. */
 static void *blocked_receive(void *arg)
 {
@@ -235,6 +269,39 @@ static void test_cancel_ends_a_waitall_with_some_bytes_done(void)
     }
 }
 
+static void *close_when_told(void *arg)
+{
+    struct cancelled *c = arg;
+
+    warm_up(&c->p);
+    put(&c->p, 31);
+    take(&c->p, 1);
+    __atomic_store_n(&c->go, 1, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&c->go, __ATOMIC_ACQUIRE) != 2)
+        ;
+    close(c->p.us);
+    return NULL;
+}
+
+static void test_cancel_pending_acts_in_a_close_before_it_closes(void)
+{
+    struct cancelled c = {.p = pair_open()};
+    struct worker w;
+
+    if (TEST_ASAN)
+        test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
+    worker_start(&w, close_when_told, &c);
+    while (__atomic_load_n(&c.go, __ATOMIC_ACQUIRE) != 1)
+        test_yield();
+    MUST0(pthread_cancel(w.thread));
+    __atomic_store_n(&c.go, 2, __ATOMIC_RELEASE);
+    CHECK(worker_join(&w) == PTHREAD_CANCELED);
+    take(&c.p, 30);
+    MUST(close(c.p.us));
+    CHECK_PEER_SEES(c.p.peer, SEEN_FIN);
+    close(c.p.peer);
+}
+
 static void *receive_uncancelled(void *arg)
 {
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
@@ -292,9 +359,11 @@ const struct test_case test_cases[] = {
     CASE(test_close_while_blocked_later_bytes_are_received),
     CASE(test_number_reused_while_blocked_is_not_touched),
     CASE(test_close_by_another_thread_is_seen_at_once),
+    CASE(test_close_with_linger_0_resets_while_the_reader_is_elsewhere),
     CASE(test_cancel_ends_a_blocked_receive),
     CASE(test_cancel_pending_acts_in_a_receive_with_bytes_waiting),
     CASE(test_cancel_ends_a_waitall_with_some_bytes_done),
+    CASE(test_cancel_pending_acts_in_a_close_before_it_closes),
     CASE(test_cancel_disabled_receive_goes_on),
     CASE_ONCE(test_300_threads_blocked_each_gets_its_bytes),
     CASES_END,
