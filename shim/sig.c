@@ -40,9 +40,10 @@ static void put_off(struct pbs_thread *self, int sig, const siginfo_t *info, uco
 {
     uint64_t mask;
 
+    /* The last one's counts: signals that were delivered together run last to first, and all but the
+     * last to run have interrupted a trampoline, in whose context the others' masks are in force. */
     memcpy(&mask, &uc->uc_sigmask, sizeof(mask));
-    if (!self->deferred)
-        self->deferred_mask = mask;
+    self->deferred_mask = mask;
     self->deferred_info[sig - 1] = *info;
     self->deferred_set |= UINT64_C(1) << (sig - 1);
     self->deferred++;
@@ -131,9 +132,10 @@ int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
     enter(&mask);
     before = atomic_load(&action_of[sig].handler);
     flags_before = action_of[sig].flags;
+    if (act)
+        action_of[sig].flags = sa.sa_flags;
     if (act && act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN) {
         atomic_store(&action_of[sig].handler, sa.sa_sigaction);
-        action_of[sig].flags = sa.sa_flags;
         action_of[sig].mask = sa.sa_mask;
         sa.sa_sigaction = trampoline;
         sa.sa_flags |= SA_SIGINFO;
@@ -142,8 +144,10 @@ int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
     if (r) {
         atomic_store(&action_of[sig].handler, before);
         action_of[sig].flags = flags_before;
-    } else if (was.sa_sigaction == trampoline) {
-        was.sa_sigaction = before;
+    } else {
+        if (was.sa_sigaction == trampoline)
+            was.sa_sigaction = before;
+        /* Ours stays in the kernel's flags also when a one-shot handler has run. */
         was.sa_flags = (was.sa_flags & ~SA_SIGINFO) | (flags_before & SA_SIGINFO);
     }
     leave(&mask);

@@ -1,7 +1,9 @@
 #include "thread.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <ucontext.h>
 
 #include "mem.h"
 
@@ -91,18 +93,57 @@ out:
     return pbs_self;
 }
 
+#define BIT(sig) (UINT64_C(1) << ((sig)-1))
+
+/* What rt_sigaction speaks of. */
+struct kernel_action {
+    void (*handler)(int sig, siginfo_t *info, void *context);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
+/*
+ * A real-time signal that was put off is older than those of its number that are queued by now:
+ * queued again it would come after them. So its handler is called, as the kernel would call it:
+ * the highest number first, with those below it masked. False: it has to be queued after all.
+ */
+static bool call_handler(struct pbs_thread *self, int sig, uint64_t was, uint64_t mask)
+{
+    siginfo_t info = self->deferred_info[sig - 1];
+    struct kernel_action act;
+    ucontext_t uc;
+
+    if (pbs_sys4(SYS_rt_sigaction, sig, NULL, &act, 8) != 0 || (uintptr_t)act.handler <= 1 ||
+        (act.flags & (SA_ONSTACK | SA_RESETHAND)) || getcontext(&uc) != 0)
+        return false;
+    memcpy(&uc.uc_sigmask, &was, sizeof(was));
+    mask |= act.mask | (act.flags & SA_NODEFER ? 0 : BIT(sig));
+    pbs_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+    act.handler(sig, &info, &uc);
+    mask = ~UINT64_C(0);
+    pbs_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+    return true;
+}
+
 void pbs_thread_deliver(struct pbs_thread *self)
 {
     long pid = pbs_sys0(SYS_getpid), tid = pbs_sys0(SYS_gettid);
     uint64_t set = self->deferred_set, mask = self->deferred_mask;
+    int saved = errno;
 
     /* All of set is masked: nothing is delivered before the mask is put back. */
     self->deferred = 0;
     self->deferred_set = 0;
-    for (int sig = 1; sig <= 64; sig++)
-        if (set & (UINT64_C(1) << (sig - 1)))
+    for (int sig = 64; sig > 0; sig--) {
+        if (!(set & BIT(sig)))
+            continue;
+        set &= ~BIT(sig);
+        if (sig < 32 || !call_handler(self, sig, mask, mask | set))
             pbs_sys4(SYS_rt_tgsigqueueinfo, pid, tid, sig, &self->deferred_info[sig - 1]);
+    }
     pbs_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+    errno = saved;
 }
 
 /* The others go on counting meanwhile, by plain additions: a sum is as of some moment for each. */
