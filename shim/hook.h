@@ -6,6 +6,7 @@
 #define PBS_HOOK_H
 
 #include <errno.h>
+#include <stdbool.h>
 #include <sys/types.h>
 
 static inline ssize_t pbs_ret(ssize_t r)
@@ -15,5 +16,14 @@ static inline ssize_t pbs_ret(ssize_t r)
     errno = (int)-r;
     return -1;
 }
+
+/*
+ * syscall() asks for the call of that number with these six arguments. True: it is one of those
+ * that the file takes over, and *r and errno are its answer. Not cancellation points here.
+ */
+typedef bool pbs_by_number(long nr, const long *a, long *r);
+
+pbs_by_number pbs_recv_by_number, pbs_send_by_number, pbs_life_by_number, pbs_opt_by_number,
+    pbs_poll_by_number, pbs_proc_by_number, pbs_mem_by_number;
 
 #endif

@@ -274,3 +274,47 @@ PBS_EXPORT int login_tty(int fd)
     pbs_close_range(0, 2);
     return real.login_tty(fd);
 }
+
+/* ---- by number ---- */
+
+bool pbs_life_by_number(long nr, const long *a, long *r)
+{
+    int fd = (int)a[0];
+
+    switch (nr) {
+    case SYS_socket:
+        *r = socket(fd, (int)a[1], (int)a[2]);
+        return true;
+    case SYS_socketpair:
+        *r = socketpair(fd, (int)a[1], (int)a[2], (int *)a[3]);
+        return true;
+    case SYS_accept:
+        *r = accept(fd, (void *)a[1], (void *)a[2]);
+        return true;
+    case SYS_accept4:
+        *r = accept4(fd, (void *)a[1], (void *)a[2], (int)a[3]);
+        return true;
+    case SYS_connect:
+        *r = connect(fd, (void *)a[1], (socklen_t)a[2]);
+        return true;
+    case SYS_listen:
+        *r = listen(fd, (int)a[1]);
+        return true;
+    case SYS_close: /* libuv's way */
+        *r = close(fd);
+        return true;
+    case SYS_close_range:
+        *r = close_range((unsigned)a[0], (unsigned)a[1], (int)a[2]);
+        return true;
+    case SYS_dup:
+        *r = dup(fd);
+        return true;
+    case SYS_dup2:
+        *r = dup2(fd, (int)a[1]);
+        return true;
+    case SYS_dup3:
+        *r = dup3(fd, (int)a[1], (int)a[2]);
+        return true;
+    }
+    return false;
+}

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/shm.h>
 
+#include "hook.h"
 #include "real.h"
 #include "user.h"
 
@@ -65,4 +66,29 @@ PBS_EXPORT int shmdt(const void *at)
 
     pbs_user_changed();
     return r;
+}
+
+bool pbs_mem_by_number(long nr, const long *a, long *r)
+{
+    void *at = (void *)a[0];
+    size_t n = (size_t)a[1];
+
+    switch (nr) {
+    case SYS_mmap:
+        *r = (long)mmap(at, n, (int)a[2], (int)a[3], (int)a[4], a[5]);
+        return true;
+    case SYS_munmap:
+        *r = munmap(at, n);
+        return true;
+    case SYS_mprotect:
+        *r = mprotect(at, n, (int)a[2]);
+        return true;
+    case SYS_mremap:
+        *r = (long)mremap(at, n, (size_t)a[2], (int)a[3], (void *)a[4]);
+        return true;
+    case SYS_shmdt:
+        *r = shmdt(at);
+        return true;
+    }
+    return false;
 }

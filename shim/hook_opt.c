@@ -213,3 +213,35 @@ PBS_EXPORT int ioctl(int fd, unsigned long req, ...)
         s->nonblock = *(int *)arg != 0;
     return r;
 }
+
+bool pbs_opt_by_number(long nr, const long *a, long *r)
+{
+    int fd = (int)a[0];
+
+    switch (nr) {
+    case SYS_setsockopt:
+        *r = setsockopt(fd, (int)a[1], (int)a[2], (void *)a[3], (socklen_t)a[4]);
+        return true;
+    case SYS_getsockopt:
+        *r = getsockopt(fd, (int)a[1], (int)a[2], (void *)a[3], (void *)a[4]);
+        return true;
+    case SYS_shutdown:
+        *r = shutdown(fd, (int)a[1]);
+        return true;
+    case SYS_ioctl:
+        *r = ioctl(fd, (unsigned long)a[1], a[2]);
+        return true;
+    case SYS_fcntl:
+        switch ((int)a[1]) { /* libc does more for others */
+        case F_DUPFD:
+        case F_DUPFD_CLOEXEC:
+        case F_SETFL:
+        case F_SETOWN:
+        case F_SETOWN_EX:
+        case F_SETSIG:
+            *r = fcntl(fd, (int)a[1], a[2]);
+            return true;
+        }
+    }
+    return false;
+}

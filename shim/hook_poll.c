@@ -5,6 +5,7 @@
 #include "life.h"
 #include "ready.h"
 #include "real.h"
+#include "user.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
@@ -125,4 +126,77 @@ PBS_EXPORT int epoll_pwait2(int epfd, struct epoll_event *ev, int max,
 
     WAIT(set && pbs_ready_time_ok(timeout) && pbs_ready_mask_ok(mask),
          pbs_ready_epoll(set, epfd, ev, max, &r), real.epoll_pwait2(epfd, ev, max, timeout, mask));
+}
+
+/* ---- by number: these two write the time that was left ---- */
+
+static int ppoll_by_number(const long *a)
+{
+    struct pollfd *fds = (void *)a[0];
+    nfds_t n = (unsigned)a[1];
+
+    WAIT((!a[3] || a[4] == 8) && pbs_ready_poll_concerns(fds, n) &&
+             pbs_ready_time_ok((void *)a[2]) && pbs_ready_mask_ok((void *)a[3]),
+         pbs_ready_poll(fds, n, &r), (int)real.syscall(SYS_ppoll, a[0], a[1], a[2], a[3], a[4], 0));
+}
+
+/* The sixth argument: a mask and its size. */
+static bool masks_ok(const long *m)
+{
+    return !m || (pbs_user_readable(pbs_self, m, 2 * sizeof(*m)) && (!m[0] || m[1] == 8) &&
+                  pbs_ready_mask_ok((void *)m[0]));
+}
+
+static int pselect_by_number(const long *a)
+{
+    fd_set *rd = (void *)a[1], *wr = (void *)a[2], *ex = (void *)a[3];
+    int n = (int)a[0];
+
+    WAIT(pbs_ready_select_concerns(n, rd, wr, ex) && pbs_ready_time_ok((void *)a[4]) &&
+             masks_ok((void *)a[5]),
+         pbs_ready_select(n, rd, wr, ex, &r),
+         (int)real.syscall(SYS_pselect6, a[0], a[1], a[2], a[3], a[4], a[5]));
+}
+
+bool pbs_poll_by_number(long nr, const long *a, long *r)
+{
+    int fd = (int)a[0];
+
+    switch (nr) {
+    case SYS_poll:
+        *r = poll((void *)a[0], (unsigned)a[1], (int)a[2]);
+        return true;
+    case SYS_ppoll:
+        *r = ppoll_by_number(a);
+        return true;
+    case SYS_select:
+        *r = select(fd, (void *)a[1], (void *)a[2], (void *)a[3], (void *)a[4]);
+        return true;
+    case SYS_pselect6:
+        *r = pselect_by_number(a);
+        return true;
+    case SYS_epoll_create:
+        *r = epoll_create(fd);
+        return true;
+    case SYS_epoll_create1:
+        *r = epoll_create1(fd);
+        return true;
+    case SYS_epoll_ctl:
+        *r = epoll_ctl(fd, (int)a[1], (int)a[2], (void *)a[3]);
+        return true;
+    case SYS_epoll_wait:
+        *r = epoll_wait(fd, (void *)a[1], (int)a[2], (int)a[3]);
+        return true;
+    case SYS_epoll_pwait:
+        if (a[4] && a[5] != 8)
+            return false; /* refused */
+        *r = epoll_pwait(fd, (void *)a[1], (int)a[2], (int)a[3], (void *)a[4]);
+        return true;
+    case SYS_epoll_pwait2:
+        if (a[4] && a[5] != 8)
+            return false;
+        *r = epoll_pwait2(fd, (void *)a[1], (int)a[2], (void *)a[3], (void *)a[4]);
+        return true;
+    }
+    return false;
 }

@@ -1,18 +1,17 @@
 /* Calls that make, replace or end processes. */
 #include <alloca.h>
 #include <errno.h>
-#include <linux/seccomp.h>
+#include <linux/sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
 #include <wordexp.h>
 
 #include "conf.h"
 #include "hook.h"
 #include "life.h"
-#include "probe.h"
 #include "proc.h"
 #include "real.h"
+#include "user.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
@@ -236,48 +235,49 @@ PBS_EXPORT void _Exit(int status)
     __builtin_unreachable();
 }
 
-/* ---- seccomp ---- */
+/* ---- by number ---- */
 
-/* A filter installed from now on may kill for io_uring: everything is released first, for good. */
-static void before_filter(void)
+/* A child that shares our memory is on a stack of its own, and does not come back through here. */
+static long clone_by_number(long nr, const long *a, unsigned long flags)
 {
-    if (!pbs_fdtab_size)
-        return;
-    pbs_seccomp_forbid();
-    pbs_freeze(PBS_WHY_seccomp);
-    pbs_thaw();
+    long r;
+
+    pbs_proc_before_fork();
+    r = real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (r || !(flags & CLONE_VM))
+        after_fork(r ? 1 : 0);
+    return r;
 }
 
-/* Reads all the arguments that there can be, passed or not, as libc's own does. */
-#define PBS_READS_ALL __attribute__((no_sanitize_address))
-
-PBS_EXPORT PBS_READS_ALL int prctl(int op, ...)
+bool pbs_proc_by_number(long nr, const long *a, long *r)
 {
-    unsigned long a, b, c, d;
-    va_list ap;
+    unsigned long flags = 0;
 
-    va_start(ap, op);
-    a = va_arg(ap, unsigned long);
-    b = va_arg(ap, unsigned long);
-    c = va_arg(ap, unsigned long);
-    d = va_arg(ap, unsigned long);
-    va_end(ap);
-    if (op == PR_SET_SECCOMP)
-        before_filter();
-    return real.prctl(op, a, b, c, d);
-}
-
-PBS_EXPORT PBS_READS_ALL long syscall(long nr, ...)
-{
-    long a[6];
-    va_list ap;
-
-    va_start(ap, nr);
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(ap, long);
-    va_end(ap);
-    if ((nr == SYS_prctl && a[0] == PR_SET_SECCOMP) ||
-        (nr == SYS_seccomp && (a[0] == SECCOMP_SET_MODE_STRICT || a[0] == SECCOMP_SET_MODE_FILTER)))
-        before_filter();
-    return real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+    switch (nr) {
+    case SYS_clone3:
+        if (!pbs_thread_get() || !pbs_user_readable(pbs_self, (void *)a[0], sizeof(uint64_t)))
+            return false;
+        flags = ((struct clone_args *)a[0])->flags;
+        break;
+    case SYS_clone:
+        flags = (unsigned long)a[0];
+        break;
+    case SYS_fork:
+        break;
+    case SYS_execve:
+    case SYS_execveat:
+        pbs_proc_before_exec();
+        *r = real.syscall(nr, a[0], a[1], a[2], a[3], a[4], 0);
+        pbs_proc_after_exec();
+        return true;
+    case SYS_exit_group:
+        pbs_proc_end();
+        return false;
+    default:
+        return false;
+    }
+    if (flags & CLONE_THREAD)
+        return false;
+    *r = clone_by_number(nr, a, flags);
+    return true;
 }

@@ -336,3 +336,30 @@ plain:
     pbs_attend();
     return real.recvmmsg(fd, vec, n, flags, timeout);
 }
+
+bool pbs_recv_by_number(long nr, const long *a, long *r)
+{
+    int fd = (int)a[0];
+
+    switch (nr) {
+    case SYS_read:
+        *r = read(fd, (void *)a[1], (size_t)a[2]);
+        return true;
+    case SYS_readv:
+        *r = readv(fd, (void *)a[1], (int)a[2]);
+        return true;
+    case SYS_preadv2: /* the offset's upper half is for 32 bits */
+        *r = preadv2(fd, (void *)a[1], (int)a[2], a[3], (int)a[5]);
+        return true;
+    case SYS_recvfrom:
+        *r = recvfrom(fd, (void *)a[1], (size_t)a[2], (int)a[3], (void *)a[4], (void *)a[5]);
+        return true;
+    case SYS_recvmsg:
+        *r = recvmsg(fd, (void *)a[1], (int)a[2]);
+        return true;
+    case SYS_recvmmsg:
+        *r = recvmmsg(fd, (void *)a[1], (unsigned)a[2], (int)a[3], (void *)a[4]);
+        return true;
+    }
+    return false;
+}

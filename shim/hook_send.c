@@ -287,3 +287,36 @@ PBS_EXPORT ssize_t splice(int from, off64_t *offin, int to, off64_t *offout, siz
     }
     return r == PBS_RX_PASS ? real.splice(from, offin, to, offout, n, flags) : pbs_ret(r);
 }
+
+bool pbs_send_by_number(long nr, const long *a, long *r)
+{
+    int fd = (int)a[0];
+
+    switch (nr) {
+    case SYS_write:
+        *r = write(fd, (void *)a[1], (size_t)a[2]);
+        return true;
+    case SYS_writev:
+        *r = writev(fd, (void *)a[1], (int)a[2]);
+        return true;
+    case SYS_pwritev2:
+        *r = pwritev2(fd, (void *)a[1], (int)a[2], a[3], (int)a[5]);
+        return true;
+    case SYS_sendto:
+        *r = sendto(fd, (void *)a[1], (size_t)a[2], (int)a[3], (void *)a[4], (socklen_t)a[5]);
+        return true;
+    case SYS_sendmsg:
+        *r = sendmsg(fd, (void *)a[1], (int)a[2]);
+        return true;
+    case SYS_sendmmsg:
+        *r = sendmmsg(fd, (void *)a[1], (unsigned)a[2], (int)a[3]);
+        return true;
+    case SYS_sendfile:
+        *r = sendfile(fd, (int)a[1], (void *)a[2], (size_t)a[3]);
+        return true;
+    case SYS_splice:
+        *r = splice(fd, (void *)a[1], (int)a[2], (void *)a[3], (size_t)a[4], (unsigned)a[5]);
+        return true;
+    }
+    return false;
+}
