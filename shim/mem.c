@@ -5,7 +5,8 @@
 
 #include "base.h"
 
-#define CLASSES 10      /* 64 << 0 to 64 << 9 = 32768 */
+#define CLASSES 10      /* 64 << 0 to 64 << 9 = LARGEST */
+#define LARGEST 32768UL /* beyond, each piece is a mapping of its own */
 #define CHUNK 0x40000UL /* what is asked of the kernel at a time */
 
 struct piece {
@@ -59,11 +60,15 @@ void pbs_mem_unmap(void *p, size_t size)
 
 void *pbs_mem_get(size_t size)
 {
-    unsigned c = class_index(size);
-    size_t real = 64UL << c;
     bool used = false;
     void *p = NULL;
+    size_t real;
+    unsigned c;
 
+    if (size > LARGEST)
+        return pbs_mem_map(size);
+    c = class_index(size);
+    real = 64UL << c;
     pbs_lock(&class_of[c].lock);
     if (class_of[c].free) {
         p = class_of[c].free;
@@ -89,11 +94,16 @@ out:
 
 void pbs_mem_put(void *p, size_t size)
 {
-    unsigned c = class_index(size);
     struct piece *piece = p;
+    unsigned c;
 
     if (!p)
         return;
+    if (size > LARGEST) {
+        pbs_mem_unmap(p, size);
+        return;
+    }
+    c = class_index(size);
     pbs_lock(&class_of[c].lock);
     piece->next = class_of[c].free;
     class_of[c].free = piece;

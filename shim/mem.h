@@ -1,8 +1,9 @@
 /*
  * Memory of our own, straight from mmap: receives are async-signal-safe, malloc is not, and the
  * program may have replaced malloc. Freed pieces go to a list for their size and are never
- * unmapped. Types that others may hold a stale pointer to (records, threads) keep a free list of
- * their own, so that the memory stays of that type.
+ * unmapped; those over 32768 bytes, the tables of very many sockets, are. Types that others may
+ * hold a stale pointer to (records, threads) keep a free list of their own, so that the memory
+ * stays of that type.
  *
  * Any thread, inside a critical section (thread.h).
  */
@@ -11,7 +12,7 @@
 
 #include <stddef.h>
 
-/* size: 1 to 32768 bytes, zeroed. NULL when out of memory. */
+/* size: 1 byte or more, zeroed. NULL when out of memory. */
 void *pbs_mem_get(size_t size);
 void pbs_mem_put(void *p, size_t size);
 

@@ -6,6 +6,8 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "asleep.h"
@@ -352,6 +354,41 @@ static void test_closed_instance_leaves_the_sockets_alone(void)
     pair_close(&p);
 }
 
+/*
+ * A server of ten thousand connections: the tables of its members outgrew the largest piece of
+ * memory that there was a size class for, and others' memory was written over.
+ */
+static void test_thousands_of_members_are_told_apart(void)
+{
+    struct pair p = pair_open_held(20);
+    int ep = MUST(epoll_create1(0)), quiet = MUST(eventfd(0, 0)), n = 15000;
+    struct rlimit files;
+    struct epoll_event ev[4];
+
+    MUST(getrlimit(RLIMIT_NOFILE, &files));
+    if (files.rlim_max < (rlim_t)n + 100)
+        test_skip("fewer than %d descriptors", n);
+    files.rlim_cur = files.rlim_max;
+    MUST(setrlimit(RLIMIT_NOFILE, &files));
+    for (int i = 0; i < n; i++) {
+        int fd = MUST(dup(quiet));
+
+        ctl(ep, EPOLL_CTL_ADD, fd, EPOLLIN, (uint64_t)fd);
+        if (i == n / 2)
+            ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, (uint64_t)p.us);
+    }
+    CHECK_EQ(epoll_wait(ep, ev, 4, 5000), 1);
+    CHECK_EQ(ev[0].data.u64, p.us);
+    take(&p, 20);
+    CHECK_EQ(epoll_wait(ep, ev, 4, 0), 0);
+    put(&p, 10);
+    CHECK_EQ(epoll_wait(ep, ev, 4, 5000), 1);
+    CHECK_EQ(ev[0].data.u64, p.us);
+    take(&p, 10);
+    close(ep);
+    pair_close(&p);
+}
+
 const struct test_case test_cases[] = {
     CASE(test_batch_of_one_goes_round_all_that_are_ready),
     CASE(test_batch_never_reports_an_item_twice),
@@ -366,5 +403,6 @@ const struct test_case test_cases[] = {
     CASE(test_closed_number_reused_reports_the_new_one_only),
     CASE(test_dup_keeps_the_item_alive),
     CASE(test_closed_instance_leaves_the_sockets_alone),
+    CASE_ONCE(test_thousands_of_members_are_told_apart),
     CASES_END,
 };
