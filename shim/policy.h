@@ -5,6 +5,7 @@
 #ifndef PBS_POLICY_H
 #define PBS_POLICY_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,10 +15,17 @@
 struct pbs_tally {
     uint32_t small_full; /* plain receives in a row that were small and filled what was asked for */
     uint32_t backoff;    /* doublings of what is wanted before the next adoption */
-    uint32_t served;     /* receives answered since the window began */
-    uint32_t wakeups;    /* kernel entries of the ring in this window */
-    bool last_full;      /* the last receive filled what was asked for */
+    _Atomic(uint32_t) served; /* receives answered since the window began; a hint */
+    uint32_t wakeups;         /* kernel entries of the ring in this window */
+    bool last_full;           /* the last receive filled what was asked for */
 };
+
+/* A receive was answered. Not locked: a second thread's count may get lost. */
+static inline void pbs_policy_served(struct pbs_tally *t)
+{
+    atomic_store_explicit(&t->served, atomic_load_explicit(&t->served, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+}
 
 /* A plain receive of at most `asked` bytes gave `got` (or -errno). True: it is one that adoption
  * would have answered without the kernel (what `would_save` counts). */

@@ -142,7 +142,7 @@ static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
         pbs_count_n(self, ring_bytes, res);
         /* The run that posted this found nothing more in the socket: empty since the enter, and
          * so since whatever told this thread that it was ready. */
-        s->dry_epoch = flags & IORING_CQE_F_SOCK_NONEMPTY ? 0 : self->ready_epoch;
+        pbs_sock_set_dry(s, flags & IORING_CQE_F_SOCK_NONEMPTY ? 0 : self->ready_epoch);
     }
     if (s->fresh_arm && res > 0)
         s->unverified = true;

@@ -111,7 +111,7 @@ static bool look(struct pbs_thread *self, struct pbs_sock *s)
     passes = r->armed / 20 + 2;
     while (pbs_ring_pending(r) && passes-- && !pbs_sock_holds(s) && s->armed)
         pbs_ring_drain(r);
-    return s->armed && !s->unverified && s->dry_epoch == self->ready_epoch && !pbs_ring_pending(r);
+    return s->armed && !s->unverified && pbs_sock_dry(s, self->ready_epoch) && !pbs_ring_pending(r);
 }
 
 /*
@@ -186,7 +186,7 @@ static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, l
 /* Nothing of s can be behind what is held, as far as anybody was ever told. */
 static inline bool dry(struct pbs_thread *self, struct pbs_sock *s)
 {
-    return s->at_end || (s->armed && !s->unverified && s->dry_epoch == self->ready_epoch &&
+    return s->at_end || (s->armed && !s->unverified && pbs_sock_dry(s, self->ready_epoch) &&
                          s->ring == self->ring && !pbs_ring_pending(self->ring));
 }
 
@@ -213,7 +213,7 @@ static bool top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 static ssize_t count_served(struct pbs_thread *self, struct pbs_sock *s, ssize_t r)
 {
     pbs_count(self, served_calls);
-    s->tally.served++;
+    pbs_policy_served(&s->tally);
     if (r > 0)
         pbs_count_n(self, served_bytes, r);
     return r;
@@ -409,7 +409,7 @@ static inline ssize_t hit(struct pbs_thread *self, struct pbs_sock *s, int fd, s
         return 0;
     pbs_count(self, served_calls);
     pbs_count_n(self, served_bytes, n);
-    s->tally.served++;
+    pbs_policy_served(&s->tally);
     return (ssize_t)n;
 }
 

@@ -181,7 +181,7 @@ ssize_t pbs_rx_ask(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     if (r > 0)
         pbs_dst_advance(dst, (size_t)r);
     if (r == -EAGAIN || (r > 0 && dst->left)) {
-        s->dry_epoch = self->ready_epoch;
+        pbs_sock_set_dry(s, self->ready_epoch);
         s->unverified = false;
     }
     pbs_crit_leave(self);
@@ -236,7 +236,7 @@ ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
     self->call++;
     pbs_attend(); /* it may have been closed while we slept */
     pbs_count(self, kernel_entries);
-    if (atomic_load_explicit(&s->user, memory_order_relaxed) != self->id)
+    if (atomic_load_explicit(&s->user, memory_order_relaxed) != self->id || s->state == PBS_PASS)
         return r;
     if (flags & MSG_PEEK) {
         if (r > 0)
@@ -244,7 +244,7 @@ ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
         return r;
     }
     if (r < 0 && err == EAGAIN) {
-        s->dry_epoch = self->ready_epoch;
+        pbs_sock_set_dry(s, self->ready_epoch);
         s->unverified = false;
     }
     if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r) && pbs_conf.policy == PBS_POLICY_NEVER)

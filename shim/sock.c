@@ -28,7 +28,9 @@ struct pbs_sock *pbs_sock_get(void)
     s->timeout = 0;
     s->held = 0;
     s->ring = NULL;
-    s->user = s->call = 0;
+    s->dry_epoch = 0;
+    s->user = 0;
+    s->call = 0;
     memset(&s->tcp, 0, sizeof(*s) - offsetof(struct pbs_sock, tcp));
     s->fd = -1;
     pbs_unlock(&s->file.lock);

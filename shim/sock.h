@@ -81,6 +81,10 @@ struct pbs_sock {
     /* Membership in a ring: while armed or while pieces lie in its buffers. */
     _Atomic(struct pbs_ring *) ring;
 
+    /* User thread's ready_epoch when it was last seen empty; its alone, but for a look by one that
+     * takes it over. */
+    _Atomic(uint64_t) dry_epoch;
+
     _Atomic(uint64_t) user; /* id of the one thread that uses it; 0 none yet. Any thread by CAS */
 
     /* Its user thread's `call` when that last began a real call which names this socket: equal means
@@ -110,9 +114,7 @@ struct pbs_sock {
     struct pbs_sock *revoke_next;
     UT_hash_handle hh; /* in ring->socks; guarded by ring->lock */
 
-    /* User thread alone. */
-    uint64_t dry_epoch; /* thread's ready_epoch when it was last seen empty */
-    struct pbs_tally tally;
+    struct pbs_tally tally; /* user thread alone */
 
     struct pbs_item *items; /* memberships in epoll instances */
 
@@ -176,6 +178,17 @@ static inline bool pbs_sock_holds(struct pbs_sock *s)
 {
     return atomic_load_explicit(&s->held, memory_order_relaxed) ||
            atomic_load_explicit(&s->error, memory_order_relaxed);
+}
+
+static inline void pbs_sock_set_dry(struct pbs_sock *s, uint64_t epoch)
+{
+    atomic_store_explicit(&s->dry_epoch, epoch, memory_order_relaxed);
+}
+
+/* Seen empty since anything told its thread that some socket is ready. */
+static inline bool pbs_sock_dry(struct pbs_sock *s, uint64_t epoch)
+{
+    return atomic_load_explicit(&s->dry_epoch, memory_order_relaxed) == epoch;
 }
 
 /* Advances dst over n bytes that somebody else has filled. */
