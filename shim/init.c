@@ -15,6 +15,7 @@ __attribute__((constructor)) static void start(void)
     pbs_sig_init(pbs_ring_interrupt);
     pbs_thread_init(pbs_ring_end);
     pbs_ring_arrived = pbs_items_arrived;
+    pbs_ring_unarmed = pbs_items_unmask;
     if (!pbs_conf.enabled || !pbs_fdtab_init())
         return;
     pbs_proc_init();

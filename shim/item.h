@@ -74,6 +74,9 @@ void pbs_items_leave_kernel(struct pbs_sock *s);
 /* pbs_ring_arrived: something of s is held now. s locked. */
 void pbs_items_arrived(struct pbs_sock *s);
 
+/* pbs_ring_unarmed: the kernel reports s again as the program asked. s locked. */
+void pbs_items_unmask(struct pbs_sock *s);
+
 /* May thread id adopt s, as far as its memberships go? Becomes the set's waiter if there is none.
  * s locked. */
 bool pbs_items_allow(struct pbs_sock *s, uint64_t id);

@@ -193,10 +193,12 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
             pbs_crit_enter(self);
             continue;
         }
-        if (owner && atomic_load(&owner->waiting) == s) {
+        if (owner && pbs_ring_sleeps_for(owner, s)) {
             /* Asleep in a receive on it: its reference outlives the number, as in the kernel. */
             pbs_items_drop(s);
             pbs_fdtab_clear(fd, &s->file);
+            if (atomic_load(&owner->waiting) != s)
+                pbs_ring_orphaned(s->ring);
             break;
         }
         if (owner) {

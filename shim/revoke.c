@@ -78,6 +78,8 @@ void pbs_ring_revoke(struct pbs_sock *s, enum pbs_reason why)
         pbs_crit_enter(pbs_self);
         pbs_lock(&s->file.lock);
     }
+    if (s->items)
+        pbs_ring_unarmed(s);
 }
 
 static void revoke_all(struct pbs_ring *r, enum pbs_reason why)
@@ -173,6 +175,8 @@ void pbs_attend_slow(void)
         return;
     if (self->ring && atomic_load_explicit(&self->ring->revokes, memory_order_relaxed))
         pbs_ring_drain(self->ring);
+    if (self->ring)
+        pbs_ring_tidy(self->ring);
     s = atomic_exchange(&self->broken, NULL);
     if (!s)
         return;

@@ -157,6 +157,7 @@ static int create(struct pbs_thread *self)
     memset(&r->uring, 0, offsetof(struct pbs_ring, lock));
     r->socks = r->revoked = NULL;
     atomic_store(&r->revokes, 0);
+    atomic_store(&r->orphans, false);
     atomic_store(&r->in_enter, 0);
     atomic_store(&r->waiters, 0);
     pbs_unlock(&r->lock);
@@ -287,6 +288,13 @@ void pbs_ring_home(void *ctx, struct pbs_piece *piece)
     }
 }
 
+void pbs_ring_dispose(struct pbs_sock *s)
+{
+    pbs_sock_drop(s, s->held, pbs_ring_home, s);
+    pbs_ring_forget(s);
+    pbs_sock_put(s);
+}
+
 /* Any record of the table that is armed, or, with held set, any at all. */
 static struct pbs_sock *pick(struct pbs_ring *r, bool held)
 {
@@ -349,6 +357,8 @@ void pbs_ring_end(struct pbs_thread *self)
         return;
     pbs_attend(); /* a wait that was broken off, and nobody has looked since */
     pbs_ring_cancel_all(r, PBS_WHY_exit);
+    while (r->watches)
+        pbs_ring_unwatch(r, r->watches);
     pbs_crit_enter(self);
     while (!stuck && (s = pick(r, true))) {
         pbs_lock(&s->file.lock);

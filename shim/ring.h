@@ -30,6 +30,19 @@
 #define PBS_RING_SQ 32U
 #define PBS_RING_CQ 128U
 
+/*
+ * A multishot poll on a descriptor that can be read when something happened. It fires once for a
+ * wake-up, not for a level. Owner of the ring alone, but for the atomics.
+ */
+struct pbs_watch {
+    uint64_t ud;
+    struct pbs_ring *ring; /* NULL: not armed */
+    atomic_bool fired;     /* since it was last cleared, or it may have been */
+    /* Not wanted any more: ended by the owner, then called. Any thread may set it. */
+    void (*_Atomic over)(struct pbs_watch *w);
+    struct pbs_watch *next;
+};
+
 struct pbs_ring {
     struct io_uring uring; /* owner alone, as all down to `lock` */
     struct pbs_pbuf pool;
@@ -40,6 +53,7 @@ struct pbs_ring {
     uint64_t last_rid;
     unsigned armed;  /* requests in the kernel */
     bool cancelling; /* revoked requests were cancelled and may not have ended yet */
+    struct pbs_watch *watches;
     bool kick_armed;
     bool kickable; /* false: the kernel has no FUTEX_WAIT in rings */
 
@@ -47,6 +61,8 @@ struct pbs_ring {
     struct pbs_sock *socks; /* by rid: armed, or with pieces in our buffers */
     struct pbs_sock *revoked;
     atomic_uint revokes; /* records on that list, for the owner's look without the lock */
+
+    atomic_bool orphans; /* a number was closed while the owner slept for its socket among others */
 
     atomic_uint in_enter; /* partner: revoker's look, see above */
     atomic_uint kick;     /* the word that FUTEX_WAIT watches */
@@ -63,6 +79,9 @@ extern atomic_uint pbs_attention;
 
 /* Called with s locked when bytes or an error of s arrive while it has epoll memberships. */
 extern void (*pbs_ring_arrived)(struct pbs_sock *s);
+
+/* Called with s locked when its request has ended, or been revoked, and it has memberships. */
+extern void (*pbs_ring_unarmed)(struct pbs_sock *s);
 
 /*
  * The calling thread's ring, made at the first call. NULL: refused; self->ring_error says why
@@ -97,11 +116,27 @@ unsigned pbs_ring_drain(struct pbs_ring *r);
 
 /*
  * Sleeps until a completion comes, the deadline (CLOCK_MONOTONIC ns; 0: none) passes, a handler
- * ran or a kick came; then reaps. A cancellation point. Owner only, no lock, no critical section.
+ * ran or a kick came; then reaps. mask: the signals masked meanwhile; NULL: those that are. A
+ * cancellation point. Owner only, no lock, no critical section.
  * submit_first: an entry of its own for what is unsubmitted, so that EINTR is not hidden behind
  * its count. Returns 0, -EINTR or -ETIME as far as the kernel told.
  */
-int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first);
+int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const sigset_t *mask);
+
+/* Arms w on fd, fired from the start. Owner only. False: no entry was free. */
+bool pbs_ring_watch(struct pbs_ring *r, struct pbs_watch *w, int fd);
+
+/* Returns when w has ended. Owner only, no lock held. */
+void pbs_ring_unwatch(struct pbs_ring *r, struct pbs_watch *w);
+
+/* The same from another thread: the owner ends it at its next call, and calls over. */
+void pbs_ring_watch_over(struct pbs_watch *w, void (*over)(struct pbs_watch *w));
+
+/* The last number of a socket for which r's owner sleeps was closed, and its request left. */
+void pbs_ring_orphaned(struct pbs_ring *r);
+
+/* Serves the last two. Owner only, no lock held. */
+void pbs_ring_tidy(struct pbs_ring *r);
 
 /*
  * Any other system call that sleeps, by the same means: a cancellation point, not begun if
@@ -115,8 +150,19 @@ void pbs_ring_cancel(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why
 /* The same if no number stands for s any more: its request alone keeps the file open. */
 void pbs_ring_cancel_orphan(struct pbs_ring *r, struct pbs_sock *s);
 
+/* The owner sleeps in its ring for s: a close leaves the request alone. s locked. */
+static inline bool pbs_ring_sleeps_for(const struct pbs_thread *owner, struct pbs_sock *s)
+{
+    return atomic_load(&owner->waiting) == s ||
+           (atomic_load(&owner->polling) && s->call == owner->call);
+}
+
 /* Takes s out of the ring's table if nothing binds it there any more. s locked; any thread. */
 void pbs_ring_forget(struct pbs_sock *s);
+
+/* No number stands for s, nothing is armed and nobody sleeps for it: what is held is dropped, and the
+ * record is put. s locked; it is unlocked. */
+void pbs_ring_dispose(struct pbs_sock *s);
 
 /* A handler of the program is about to run in the middle of a wait: nobody may have to wait for
  * it. Owner only, from its trampoline or its cancellation. */
@@ -179,11 +225,13 @@ void pbs_ring_reset(void);
 #define PBS_UD_NONE 0
 #define PBS_UD_KICK 1
 #define PBS_UD_FIRST 16 /* rids start here */
+#define PBS_UD_WATCH (UINT64_C(1) << 63)
 
 struct io_uring_sqe *pbs_ring_sqe(struct pbs_ring *r);
 bool pbs_ring_cancel_sqe(struct pbs_ring *r, uint64_t rid);
 unsigned pbs_ring_enter_now(struct pbs_ring *r);
 unsigned pbs_ring_reap(struct pbs_ring *r);
+void pbs_ring_watch_fired(struct pbs_ring *r, uint64_t ud, unsigned flags);
 void pbs_ring_leave(struct pbs_ring *r);
 void pbs_ring_probe_kick(struct pbs_ring *r);
 struct pbs_lock *pbs_ring_list_lock(void);

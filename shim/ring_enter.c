@@ -9,6 +9,7 @@
 
 atomic_uint pbs_attention;
 void (*pbs_ring_arrived)(struct pbs_sock *s);
+void (*pbs_ring_unarmed)(struct pbs_sock *s);
 
 #define MAX_CANCEL_ENTERS 100000
 
@@ -108,6 +109,8 @@ static void ended(struct pbs_ring *r, struct pbs_sock *s, int res)
     } else if (res < 0 && res != -ECANCELED && res != -EAGAIN && res != -ENOMEM) {
         give_up(self, s, PBS_WHY_kind);
     }
+    if (s->items)
+        pbs_ring_unarmed(s);
 }
 
 static struct pbs_sock *find(struct pbs_ring *r, uint64_t rid)
@@ -151,11 +154,12 @@ static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
         ended(r, s, res);
     if (s->items && pbs_sock_holds(s))
         pbs_ring_arrived(s);
+    if (pbs_unlikely(!s->file.nfds && !s->armed && !pbs_ring_sleeps_for(self, s))) {
+        pbs_ring_dispose(s);
+        return;
+    }
     pbs_ring_forget(s);
-    if (!s->file.nfds && !s->ring && atomic_load(&self->waiting) != s)
-        pbs_sock_put(s);
-    else
-        pbs_unlock(&s->file.lock);
+    pbs_unlock(&s->file.lock);
 }
 
 unsigned pbs_ring_reap(struct pbs_ring *r)
@@ -170,7 +174,9 @@ unsigned pbs_ring_reap(struct pbs_ring *r)
 
         io_uring_cqe_seen(&r->uring, cqe);
         n++;
-        if (ud >= PBS_UD_FIRST) {
+        if (ud & PBS_UD_WATCH) {
+            pbs_ring_watch_fired(r, ud, flags);
+        } else if (ud >= PBS_UD_FIRST) {
             complete(r, ud, res, flags);
         } else if (ud == PBS_UD_KICK) {
             r->kick_armed = false;
@@ -281,6 +287,7 @@ static void cancelled(struct pbs_thread *self)
     struct pbs_sock *s = atomic_exchange(&self->waiting, NULL);
 
     self->cleanup = NULL;
+    atomic_store(&self->polling, false);
     if (s && !atomic_exchange(&self->broken, s))
         atomic_fetch_add(&pbs_attention, 1);
     pbs_ring_interrupt(self);
@@ -316,11 +323,13 @@ long pbs_sleep_call(struct pbs_thread *me, long nr, long a, long b, long c, long
     return ret;
 }
 
-int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first)
+int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const sigset_t *mask)
 {
     struct pbs_thread *self = r->owner;
     struct __kernel_timespec ts;
-    struct io_uring_getevents_arg arg = {.ts = (uintptr_t)&ts};
+    struct io_uring_getevents_arg arg = {
+        .ts = deadline ? (uintptr_t)&ts : 0, .sigmask = (uintptr_t)mask, .sigmask_sz = _NSIG / 8};
+    bool ext = deadline || mask;
     unsigned todo;
     long ret = 0;
 
@@ -346,8 +355,8 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first)
         pbs_crit_leave(self);
         ret = pbs_sleep_call(self, SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 1,
                              IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING |
-                                 (deadline ? IORING_ENTER_EXT_ARG : 0),
-                             deadline ? (long)&arg : 0, deadline ? sizeof(arg) : 0);
+                                 (ext ? IORING_ENTER_EXT_ARG : 0),
+                             ext ? (long)&arg : 0, ext ? sizeof(arg) : 0);
         pbs_crit_enter(self);
         pbs_count(self, kernel_entries);
     }
@@ -396,19 +405,6 @@ void pbs_ring_cancel(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why
     pbs_ring_finish_revokes(r);
     pbs_ring_leave(r);
     pbs_crit_leave(self);
-}
-
-void pbs_ring_cancel_orphan(struct pbs_ring *r, struct pbs_sock *s)
-{
-    bool orphan;
-
-    pbs_crit_enter(r->owner);
-    pbs_lock(&s->file.lock);
-    orphan = s->ring == r && s->armed && !s->file.nfds;
-    pbs_unlock(&s->file.lock);
-    pbs_crit_leave(r->owner);
-    if (orphan)
-        pbs_ring_cancel(r, s, PBS_WHY_close);
 }
 
 /* Does this kernel have FUTEX_WAIT in rings? Armed with a value that the word does not have, it

@@ -74,27 +74,13 @@ static void unpin(struct pbs_thread *self, struct pbs_sock *s)
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
     armed = s->armed;
-    if (!armed) {
-        pbs_sock_drop(s, s->held, pbs_ring_home, s);
-        pbs_ring_forget(s);
-        pbs_sock_put(s);
-    } else {
+    if (!armed)
+        pbs_ring_dispose(s);
+    else
         pbs_unlock(&s->file.lock);
-    }
     pbs_crit_leave(self);
-    if (armed) {
-        pbs_ring_cancel(self->ring, s, PBS_WHY_close);
-        pbs_crit_enter(self);
-        pbs_lock(&s->file.lock);
-        if (s->file.kind == PBS_FILE_SOCK && !s->file.nfds && !s->armed) {
-            pbs_sock_drop(s, s->held, pbs_ring_home, s);
-            pbs_ring_forget(s);
-            pbs_sock_put(s);
-        } else {
-            pbs_unlock(&s->file.lock);
-        }
-        pbs_crit_leave(self);
-    }
+    if (armed)
+        pbs_ring_cancel(self->ring, s, PBS_WHY_close); /* its end disposes of it */
 }
 
 /*
@@ -122,7 +108,7 @@ static ssize_t sleep_once(struct pbs_thread *self, struct pbs_sock *s, struct pb
                           int64_t deadline)
 {
     struct pbs_ring *ring = self->ring;
-    int r = ring ? pbs_ring_wait(ring, deadline, deadline || dst->done) : -EINTR;
+    int r = ring ? pbs_ring_wait(ring, deadline, deadline || dst->done, NULL) : -EINTR;
     unsigned sig = atomic_load_explicit(&self->wait_signal, memory_order_relaxed);
 
     if (pbs_sock_holds(s))

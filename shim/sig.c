@@ -75,6 +75,7 @@ static unsigned end_wait(struct pbs_thread *self, int sig, ucontext_t *uc)
     s = atomic_exchange(&self->waiting, NULL);
     if (s && !atomic_exchange(&self->broken, s))
         atomic_fetch_add(&pbs_attention, 1);
+    atomic_store(&self->polling, false);
     if (self->wait_signal == PBS_SIG_NONE && (uintptr_t)*pc != (uintptr_t)trampoline)
         self->wait_signal = action_of[sig].flags & SA_RESTART ? PBS_SIG_RESTART : PBS_SIG_INTERRUPT;
     return self->wait_signal;

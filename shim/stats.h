@@ -21,6 +21,7 @@
     X(revokes)        /* adoptions ended by another thread */                                      \
     X(kicks)          /* owners woken for it */                                                    \
     X(rings)          /* rings created */                                                          \
+    X(served_waits)   /* poll, select and epoll waits answered without the real call */            \
     X(would_save)     /* under policy never: entries that adoption would have saved */
 
 /* Why a socket is not, or no longer, served from the ring. */

@@ -50,6 +50,8 @@ struct pbs_thread {
      * any thread: while it is set, a close leaves the request alone, as the kernel's own reference
      * would be left. */
     _Atomic(struct pbs_sock *) waiting;
+    /* Sleeps in its ring for all sockets whose `call` is its own (poll, select); the same holds. */
+    atomic_bool polling;
     _Atomic(struct pbs_sock *) broken; /* a wait that a handler ended: look after its request */
     atomic_uint wait_signal;           /* enum pbs_wait_signal, since the start of the wait */
     /* The wait has made pthread_cancel act at once, and registered this clean-up for it. */
