@@ -189,6 +189,8 @@ bool pbs_adopt(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blockin
         pbs_pass(self, s, PBS_WHY_fork);
     else if (err == -ENOBUFS)
         self->stats.pass[PBS_WHY_pool]++; /* this receive alone: IDLE, plain calls are right */
+    if (!err && s->items)
+        pbs_items_mask(self, s);
     return !err;
 }
 

@@ -34,7 +34,7 @@ struct pbs_epoll *pbs_epoll_get(uint64_t born)
     return e;
 }
 
-static struct pbs_item *find(struct pbs_epoll *set, struct pbs_file *f, int fd)
+struct pbs_item *pbs_item_find(struct pbs_epoll *set, struct pbs_file *f, int fd)
 {
     struct pbs_item_key key = {f, (uintptr_t)fd};
     struct pbs_item *it;
@@ -56,6 +56,17 @@ void pbs_item_rotate(struct pbs_item *it)
 {
     DL_DELETE(it->set->ready, it);
     DL_APPEND(it->set->ready, it);
+}
+
+void pbs_item_set_masked(struct pbs_item *it, bool masked)
+{
+    if (it->masked == masked)
+        return;
+    it->masked = masked;
+    if (masked)
+        it->set->nmasked++;
+    else
+        it->set->nmasked--;
 }
 
 static void list(struct pbs_item *it)
@@ -97,6 +108,9 @@ static void unname(struct pbs_item *it)
 static void item_free(struct pbs_item *it)
 {
     pbs_item_unlist(it);
+    pbs_item_set_masked(it, false);
+    if (it->events & EPOLLEXCLUSIVE)
+        it->set->exclusive--;
     unname(it);
     HASH_DEL(it->set->by_key, it);
     if (it->sock)
@@ -113,7 +127,7 @@ static void forget(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fi
 
         pbs_crit_enter(self);
         pbs_lock(&set->file.lock);
-        it = find(set, f, fd);
+        it = pbs_item_find(set, f, fd);
         s = it ? it->sock : NULL;
         if (it && !s)
             item_free(it);
@@ -121,7 +135,7 @@ static void forget(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fi
         if (s) {
             pbs_lock(&s->file.lock);
             pbs_lock(&set->file.lock);
-            it = find(set, f, fd);
+            it = pbs_item_find(set, f, fd);
             if (it && it->sock == s)
                 item_free(it);
             pbs_unlock(&set->file.lock);
@@ -187,6 +201,8 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fil
     }
     if (it) {
         name(it);
+        if (it->events & EPOLLEXCLUSIVE)
+            set->exclusive++;
         if (s)
             LL_PREPEND2(s->items, it, sock_next);
         if (f && f->kind == PBS_FILE_EPOLL)
@@ -202,14 +218,15 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fil
 }
 
 void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd,
-                  const struct epoll_event *ev)
+                  const struct epoll_event *ev, bool masked)
 {
     struct pbs_item *it;
 
     pbs_crit_enter(self);
     pbs_lock(&set->file.lock);
-    it = find(set, f, fd);
+    it = pbs_item_find(set, f, fd);
     if (it) {
+        pbs_item_set_masked(it, masked);
         it->events = ev->events;
         it->spent = false;
         if (it->data != ev->data.u64) {
@@ -266,11 +283,6 @@ void pbs_items_arrived(struct pbs_sock *s)
     }
 }
 
-void pbs_items_unmask(struct pbs_sock *s)
-{
-    (void)s;
-}
-
 bool pbs_items_allow(struct pbs_sock *s, uint64_t id)
 {
     struct pbs_item *it = s->items;
@@ -310,6 +322,22 @@ struct pbs_sock *pbs_epoll_next_sock(struct pbs_epoll *set, unsigned round)
     return s;
 }
 
+/* Nobody waits on it any more, and the kernel's side of that is over. */
+static void put(struct pbs_watch *w)
+{
+    struct pbs_epoll *set = (struct pbs_epoll *)((char *)w - offsetof(struct pbs_epoll, watch));
+
+    pbs_crit_enter(pbs_self);
+    pbs_lock(&set->file.lock);
+    set->file.kind = PBS_FILE_FREE;
+    pbs_unlock(&set->file.lock);
+    pbs_lock(&free_lock);
+    set->next_free = free_list;
+    free_list = set;
+    pbs_unlock(&free_lock);
+    pbs_crit_leave(pbs_self);
+}
+
 void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set)
 {
     for (;;) {
@@ -327,15 +355,7 @@ void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set)
             break;
         forget(self, set, key.file, (int)key.fd);
     }
-    pbs_crit_enter(self);
-    pbs_lock(&set->file.lock);
-    set->file.kind = PBS_FILE_FREE;
-    pbs_unlock(&set->file.lock);
-    pbs_lock(&free_lock);
-    set->next_free = free_list;
-    free_list = set;
-    pbs_unlock(&free_lock);
-    pbs_crit_leave(self);
+    pbs_ring_watch_over(&set->watch, put);
 }
 
 void pbs_item_reset(void)

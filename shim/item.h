@@ -11,6 +11,7 @@
 
 #include <sys/epoll.h>
 
+#include "ring.h"
 #include "sock.h"
 #include "thread.h"
 
@@ -32,6 +33,7 @@ struct pbs_item {
     bool fresh;   /* bytes or an error arrived since it was last reported (edge-triggered) */
     bool spent;   /* EPOLLONESHOT: reported, disabled until the next MOD */
     bool listed;  /* in set->ready */
+    bool masked;  /* EPOLLIN is the ring's to tell, and not asked of the kernel (takeover.c) */
     unsigned round;
     struct pbs_item *sock_next;
     struct pbs_item *prev, *next; /* in set->ready */
@@ -48,6 +50,12 @@ struct pbs_epoll {
     uint64_t born;          /* fork generation before it was made */
     unsigned round;
     bool our_turn; /* the kernel alone filled the caller's array last time, and we had more */
+    /* Takeover (takeover.c). */
+    atomic_uint nmasked;
+    unsigned exclusive; /* members with EPOLLEXCLUSIVE */
+    uint64_t dry_epoch; /* waiter's ready_epoch when all masked members were last seen empty */
+    struct pbs_watch
+        watch; /* the kernel's side of the instance, while the waiter sleeps in its ring */
     struct pbs_epoll *next_free;
 };
 
@@ -62,7 +70,7 @@ void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set);
 bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int epfd,
                   int fd, const struct epoll_event *ev);
 void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd,
-                  const struct epoll_event *ev);
+                  const struct epoll_event *ev, bool masked);
 void pbs_item_del(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd);
 
 /* The last number of s is gone, and with it its memberships. s locked. */
@@ -73,9 +81,6 @@ void pbs_items_leave_kernel(struct pbs_sock *s);
 
 /* pbs_ring_arrived: something of s is held now. s locked. */
 void pbs_items_arrived(struct pbs_sock *s);
-
-/* pbs_ring_unarmed: the kernel reports s again as the program asked. s locked. */
-void pbs_items_unmask(struct pbs_sock *s);
 
 /* May thread id adopt s, as far as its memberships go? Becomes the set's waiter if there is none.
  * s locked. */
@@ -94,6 +99,36 @@ void pbs_item_rotate(struct pbs_item *it);
 
 /* In a forked child: forgets the free list. */
 void pbs_item_reset(void);
+
+/* ---- takeover.c: the wait on an instance happens in the ring of its one waiter ---- */
+
+/* s has been armed by self: from now on the ring tells when it is readable, if its membership allows
+ * it. s locked. */
+void pbs_items_mask(struct pbs_thread *self, struct pbs_sock *s);
+
+/* pbs_ring_unarmed: the kernel tells it again. s locked. */
+void pbs_items_unmask(struct pbs_sock *s);
+
+/* The number fd of s is about to be closed and others stay: its memberships can be changed no more.
+ * s locked. */
+void pbs_items_unmask_fd(struct pbs_sock *s, int fd);
+
+/* All of a set. Not locked. */
+void pbs_epoll_unmask(struct pbs_thread *self, struct pbs_epoll *set);
+
+/* What the kernel is asked for when the member fd of set is changed to events; *masked: the ring
+ * goes on telling when it is readable. */
+uint32_t pbs_item_asks(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd,
+                       uint32_t events, bool *masked);
+
+/* Does self wait on set in its ring? */
+bool pbs_epoll_taken(struct pbs_thread *self, struct pbs_epoll *set);
+
+/* The member of f and fd; NULL: none. set locked. */
+struct pbs_item *pbs_item_find(struct pbs_epoll *set, struct pbs_file *f, int fd);
+
+/* masked, counted. set locked. */
+void pbs_item_set_masked(struct pbs_item *it, bool masked);
 
 /* A set's member that is a socket of ours and was not yet seen in this round; NULL: no more. The
  * set's lock is taken and released. */

@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 
 #include "conf.h"
+#include "ghost.h"
 
 __thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
 
@@ -182,6 +183,7 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
         if (!pbs_fdtab_is(fd, &s->file))
             break;
         if (s->file.nfds > 1) {
+            pbs_items_unmask_fd(s, fd);
             pbs_fdtab_clear(fd, &s->file);
             break;
         }
@@ -195,6 +197,8 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
         }
         if (owner && pbs_ring_sleeps_for(owner, s)) {
             /* Asleep in a receive on it: its reference outlives the number, as in the kernel. */
+            if (!missed)
+                s->ghost = pbs_ghost_make(fd);
             pbs_items_drop(s);
             pbs_fdtab_clear(fd, &s->file);
             if (atomic_load(&owner->waiting) != s)

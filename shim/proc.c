@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include "conf.h"
+#include "ghost.h"
 #include "life.h"
 #include "mem.h"
 
@@ -52,6 +53,7 @@ void pbs_proc_after_fork_child(void)
     pbs_mem_reset();
     pbs_sock_reset();
     pbs_item_reset();
+    pbs_ghost_reset();
     pbs_ring_reset();
     pbs_thread_reset();
     pbs_stats_reset();

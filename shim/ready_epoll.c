@@ -57,15 +57,35 @@ static int count_due(struct pbs_epoll *set)
     return n;
 }
 
+/* The kernel said `events` of it, and masked input is not among them: the end of the stream is input
+ * as well, and what comes before it. */
+static uint32_t input_bits(const struct pbs_item *it, uint32_t events)
+{
+    struct pollfd p = {.fd = it->fd, .events = POLLIN | POLLRDNORM};
+
+    if (!it->masked || !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) ||
+        pbs_sys3(SYS_poll, &p, 1, 0) <= 0)
+        return 0;
+    return (uint32_t)p.revents & it->events & (EPOLLIN | EPOLLRDNORM);
+}
+
 /* Adds our bits to what the kernel reported of the same members. */
-static void merge(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int n)
+static void merge(struct pbs_thread *self, struct pbs_epoll *set, int epfd, struct epoll_event *ev,
+                  int n)
 {
     for (int i = 0; i < n; i++) {
         uint64_t data = ev[i].data.u64;
         struct pbs_item *it;
 
         HASH_FIND(hd, set->by_data, &data, sizeof(data), it);
-        if (!it || it->twin || !pbs_item_holds(it))
+        if (!it || it->twin) {
+            self->ready_epoch++;
+            continue;
+        }
+        ev[i].events |= input_bits(it, ev[i].events);
+        if ((ev[i].events & ~(uint32_t)EPOLLOUT) && it->sock && it->sock->armed)
+            self->ready_epoch++; /* told that it is ready, before the ring knows */
+        if (!pbs_item_holds(it))
             continue;
         ev[i].events |= item_bits(it);
         reported(set, epfd, it);
@@ -82,11 +102,12 @@ static uint32_t other_bits(const struct pbs_item *it)
 }
 
 /*
- * The kernel's events first, ours merged into them, then those of ours that it did not name. When
- * it fills the array alone and we have more, up to half of the next array is ours: nobody starves.
- * set locked. Events, or -errno.
+ * The kernel's events first, if it is to be asked, ours merged into them, then those of ours that it
+ * did not name. When it fills the array alone and we have more, up to half of the next array is
+ * ours: nobody starves. set locked. Events, or -errno.
  */
-static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max, int ours)
+static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max, int ours,
+                   bool ask)
 {
     struct pbs_thread *self = pbs_self;
     struct pbs_item *it, *last;
@@ -95,12 +116,17 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
     if (set->our_turn)
         share -= ours < (max + 1) / 2 ? ours : (max + 1) / 2;
     set->our_turn = false;
-    if (share) {
-        /* Not libc's, which is a cancellation point: a lock is held. */
-        n = pbs_ready_told((int)pbs_sys4(SYS_epoll_wait, epfd, ev, share, 0));
+    if (share && ask) {
+        /* The poll on the instance fires for a wake-up, not for a level: again, until nothing comes.
+         * By no libc call, which is a cancellation point: a lock is held. */
+        set->watch.fired = false;
+        n = (int)pbs_sys4(SYS_epoll_wait, epfd, ev, share, 0);
+        pbs_count(self, kernel_entries);
+        if (n)
+            set->watch.fired = true;
         if (n < 0)
             return n;
-        merge(set, epfd, ev, n);
+        merge(self, set, epfd, ev, n);
     }
     last = set->ready ? set->ready->prev : NULL;
     for (it = set->ready; it;) {
@@ -113,7 +139,9 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
             }
             if (!pbs_user_writable(self, &ev[n], sizeof(*ev)))
                 return n ? n : -EFAULT;
-            ev[n].events = item_bits(it) | other_bits(it);
+            ev[n].events = item_bits(it);
+            if (!it->masked || (ask && n >= share)) /* else it had nothing else to say */
+                ev[n].events |= other_bits(it);
             ev[n++].data.u64 = it->data;
             reported(set, epfd, it);
             pbs_item_rotate(it); /* to the end: the others first, next time */
@@ -123,14 +151,150 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
     return n;
 }
 
+/* What there is to report now; ask: the kernel has something to say even if we have not. mark: if it
+ * is nothing, the real call comes next. Events, or -errno. */
+static int gather(struct pbs_thread *self, struct pbs_epoll *set, int epfd, struct epoll_event *ev,
+                  int max, bool taken, bool mark)
+{
+    int ours, n = 0;
+    bool ask;
+
+    pbs_crit_enter(self);
+    ask = taken && set->watch.fired;
+    if (ask || atomic_load_explicit(&set->nready, memory_order_relaxed)) {
+        pbs_lock(&set->file.lock);
+        set->round++;
+        ours = count_due(set);
+        if (ours || ask)
+            n = collect(set, epfd, ev, max, ours, ask || !taken);
+        pbs_unlock(&set->file.lock);
+    }
+    if (!n && mark)
+        self->plain++;
+    pbs_crit_leave(self);
+    return n;
+}
+
+/*
+ * For a caller that does not wait: no member is readable of which this thread was told so, by other
+ * means, before the ring knows.
+ */
+static bool all_dry(struct pbs_thread *self, struct pbs_epoll *set)
+{
+    struct pbs_item *it, *tmp;
+    bool dry = true;
+
+    if (set->dry_epoch == self->ready_epoch)
+        return true;
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    HASH_ITER(hh, set->by_key, it, tmp) {
+        struct pollfd p = {.fd = it->fd, .events = POLLIN};
+
+        if (!it->masked || pbs_sock_dry(it->sock, self->ready_epoch))
+            continue;
+        pbs_count(self, kernel_entries);
+        if (pbs_sys3(SYS_poll, &p, 1, 0) == 0)
+            pbs_sock_set_dry(it->sock, self->ready_epoch);
+        else
+            dry = false;
+    }
+    pbs_unlock(&set->file.lock);
+    pbs_crit_leave(self);
+    if (dry)
+        set->dry_epoch = self->ready_epoch;
+    return dry;
+}
+
+/* The kernel's side of the instance wakes this thread's ring, too. */
+static bool watched(struct pbs_thread *self, struct pbs_epoll *set, int epfd)
+{
+    bool ok = set->watch.armed;
+
+    if (pbs_likely(ok))
+        return true;
+    pbs_crit_enter(self);
+    ok = pbs_ring_watch(self->ring, &set->watch, epfd);
+    pbs_crit_leave(self);
+    return ok;
+}
+
+#define NOT_TAKEN (-200000)
+
+/* The wait in the ring. Events, 0 when the time is over, -errno; NOT_TAKEN: it is the kernel's to wait
+ * again, for what is left. */
+static int wait_taken(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
+                      struct epoll_event *ev, int max, int64_t ns, int64_t deadline,
+                      const sigset_t *mask)
+{
+    struct pbs_ring *ring = self->ring;
+    bool over = !ns;
+
+    for (unsigned passes = 0;; passes++) {
+        int n, r;
+
+        if (!watched(self, set, epfd))
+            return NOT_TAKEN;
+        if (pbs_ring_pending(ring))
+            pbs_ring_drain(ring);
+        n = gather(self, set, epfd, ev, max, true, false);
+        if (n)
+            return n;
+        if (!pbs_epoll_taken(self, set))
+            return NOT_TAKEN;
+        if (set->watch.fired || (pbs_ring_pending(ring) && passes <= ring->armed / 20 + 1))
+            continue;
+        if (over && (all_dry(self, set) || passes > ring->armed / 20 + 1))
+            return 0;
+        if (over)
+            continue;
+        r = pbs_ring_wait(ring, deadline, true, mask);
+        if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE)
+            return -EINTR;
+        if (r == -EINTR)
+            return self->ring == ring ? r : NOT_TAKEN;
+        over = r == -ETIME;
+        passes = 0;
+    }
+}
+
+/* No longer in the ring: what the poll on the instance would wake is nobody's business. */
+static void leave(struct pbs_thread *self, struct pbs_epoll *set)
+{
+    if (self->ring && set->watch.armed && set->watch.ring == self->ring)
+        pbs_ring_unwatch(self->ring, &set->watch);
+}
+
+static int epoll_taken(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
+                       struct epoll_event *ev, int max, struct pbs_span *span, const sigset_t *mask)
+{
+    int64_t begin = span->ns > 0 ? pbs_now_ns() : 0;
+    int r;
+
+    atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
+    r = wait_taken(self, set, epfd, ev, max, span->ns, begin ? begin + span->ns : 0, mask);
+    if (r != NOT_TAKEN) {
+        pbs_count(self, served_waits);
+        pbs_attend();
+        return r;
+    }
+    leave(self, set);
+    if (begin) {
+        span->ns -= pbs_now_ns() - begin;
+        span->ns = span->ns < 0 ? 0 : span->ns;
+        span->used = true;
+    }
+    return r;
+}
+
 bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max,
                      struct pbs_span *span, const sigset_t *mask, int *r)
 {
-    (void)span;
-    (void)mask;
     struct pbs_thread *self = pbs_thread_get();
     uint64_t nobody = 0;
-    int ours, saved = errno;
+    int n = NOT_TAKEN, saved = errno;
+    bool sane = max > 0 && (size_t)max <= INT_MAX / sizeof(*ev) &&
+                !pbs_user_absurd(ev, (size_t)max * sizeof(*ev));
 
     if (!self)
         return false;
@@ -138,27 +302,21 @@ bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, in
         pbs_ready_refuse(self, set); /* a second thread waits on it */
     if (!__libc_single_threaded)
         pthread_testcancel();
-    *r = 0;
-    pbs_crit_enter(self);
-    if (atomic_load_explicit(&set->nready, memory_order_relaxed) && max > 0 &&
-        (size_t)max <= INT_MAX / sizeof(*ev) && !pbs_user_absurd(ev, (size_t)max * sizeof(*ev))) {
-        pbs_lock(&set->file.lock);
-        set->round++;
-        ours = count_due(set);
-        if (ours)
-            *r = collect(set, epfd, ev, max, ours);
-        pbs_unlock(&set->file.lock);
+    if (sane && pbs_epoll_taken(self, set))
+        n = epoll_taken(self, set, epfd, ev, max, span, mask);
+    if (n == NOT_TAKEN) {
+        leave(self, set);
+        n = 0;
+        if (sane)
+            n = gather(self, set, epfd, ev, max, false, true);
+        else
+            self->plain++;
+        if (!n)
+            return false;
     }
-    if (!*r)
-        self->plain++;
-    pbs_crit_leave(self);
-    if (*r < 0) {
-        errno = -*r;
-        *r = -1;
-    } else {
-        errno = saved;
-    }
-    return *r != 0;
+    errno = n < 0 ? -n : saved;
+    *r = n < 0 ? -1 : n;
+    return true;
 }
 
 /* Before the kernel changes a membership of s. */
@@ -193,6 +351,8 @@ static void recheck(struct pbs_thread *self, struct pbs_epoll *set, uint64_t dat
     if (s) {
         pbs_lock(&s->file.lock);
         ok = s->state != PBS_ADOPTED || pbs_items_allow(s, self->id);
+        if (ok && s->armed && s->ring == self->ring)
+            pbs_items_mask(self, s); /* armed before it became a member */
         pbs_unlock(&s->file.lock);
     }
     pbs_crit_leave(self);
@@ -209,7 +369,7 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
     struct pbs_sock *s = f && f->kind == PBS_FILE_SOCK ? (struct pbs_sock *)f : NULL;
     struct pbs_thread *self = set || f ? pbs_thread_get() : NULL;
     struct epoll_event copy = {0};
-    bool known = op == EPOLL_CTL_DEL;
+    bool known = op == EPOLL_CTL_DEL, masked = false;
     int r;
 
     if (!self)
@@ -222,13 +382,22 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
         before_ctl(self, set, s, copy.events);
     if (known && f && f->kind == PBS_FILE_EPOLL && op == EPOLL_CTL_ADD)
         pbs_ready_refuse(self, (struct pbs_epoll *)f);
-    r = real.epoll_ctl(epfd, op, fd, ev);
+    if (known && set && op == EPOLL_CTL_ADD && (copy.events & EPOLLEXCLUSIVE))
+        pbs_epoll_unmask(self, set);
+    if (known && set && op == EPOLL_CTL_MOD) {
+        struct epoll_event asked = copy;
+
+        asked.events = pbs_item_asks(self, set, f, fd, copy.events, &masked);
+        r = real.epoll_ctl(epfd, op, fd, &asked);
+    } else {
+        r = real.epoll_ctl(epfd, op, fd, ev);
+    }
     if (r || !known || !set)
         return r;
     if (op == EPOLL_CTL_ADD && !pbs_item_add(self, set, f, epfd, fd, &copy))
         pbs_ready_refuse(self, set);
     else if (op == EPOLL_CTL_MOD)
-        pbs_item_mod(self, set, f, fd, &copy);
+        pbs_item_mod(self, set, f, fd, &copy, masked);
     else if (op == EPOLL_CTL_DEL)
         pbs_item_del(self, set, f, fd);
     if (op != EPOLL_CTL_DEL)

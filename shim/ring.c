@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 
 #include "conf.h"
+#include "ghost.h"
 #include "mem.h"
 
 static struct pbs_lock list_lock;
@@ -158,6 +159,7 @@ static int create(struct pbs_thread *self)
     r->socks = r->revoked = NULL;
     atomic_store(&r->revokes, 0);
     atomic_store(&r->orphans, false);
+    r->takes_overs = true;
     atomic_store(&r->in_enter, 0);
     atomic_store(&r->waiters, 0);
     pbs_unlock(&r->lock);
@@ -290,6 +292,8 @@ void pbs_ring_home(void *ctx, struct pbs_piece *piece)
 
 void pbs_ring_dispose(struct pbs_sock *s)
 {
+    pbs_ghost_close(s->ghost, s->held && pbs_gate_generation() == s->born);
+    s->ghost = -1;
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
     pbs_ring_forget(s);
     pbs_sock_put(s);
@@ -360,6 +364,10 @@ void pbs_ring_end(struct pbs_thread *self)
     while (r->watches)
         pbs_ring_unwatch(r, r->watches);
     pbs_crit_enter(self);
+    pbs_lock(&r->lock);
+    r->takes_overs = false;
+    pbs_unlock(&r->lock);
+    pbs_ring_tidy(r);
     while (!stuck && (s = pick(r, true))) {
         pbs_lock(&s->file.lock);
         if (s->ring == r && s->pieces) {

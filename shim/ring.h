@@ -35,12 +35,13 @@
  * wake-up, not for a level. Owner of the ring alone, but for the atomics.
  */
 struct pbs_watch {
+    _Atomic(struct pbs_ring *) ring; /* where it was armed last; NULL: never */
     uint64_t ud;
-    struct pbs_ring *ring; /* NULL: not armed */
-    atomic_bool fired;     /* since it was last cleared, or it may have been */
-    /* Not wanted any more: ended by the owner, then called. Any thread may set it. */
-    void (*_Atomic over)(struct pbs_watch *w);
+    bool armed;
+    atomic_bool fired; /* since it was last cleared, or it may have been */
+    void (*over)(struct pbs_watch *w);
     struct pbs_watch *next;
+    struct pbs_watch *over_next; /* guarded, with over, by ring->lock */
 };
 
 struct pbs_ring {
@@ -57,10 +58,12 @@ struct pbs_ring {
     bool kick_armed;
     bool kickable; /* false: the kernel has no FUTEX_WAIT in rings */
 
-    struct pbs_lock lock;   /* guards socks and revoked */
+    struct pbs_lock lock;   /* guards socks, revoked and overs */
     struct pbs_sock *socks; /* by rid: armed, or with pieces in our buffers */
     struct pbs_sock *revoked;
-    atomic_uint revokes; /* records on that list, for the owner's look without the lock */
+    struct pbs_watch *overs; /* not wanted any more; guarded by lock */
+    bool takes_overs;        /* false: the owner is past looking; guarded by lock */
+    atomic_uint revokes;     /* records on that list, for the owner's look without the lock */
 
     atomic_bool orphans; /* a number was closed while the owner slept for its socket among others */
 
@@ -129,7 +132,10 @@ bool pbs_ring_watch(struct pbs_ring *r, struct pbs_watch *w, int fd);
 /* Returns when w has ended. Owner only, no lock held. */
 void pbs_ring_unwatch(struct pbs_ring *r, struct pbs_watch *w);
 
-/* The same from another thread: the owner ends it at its next call, and calls over. */
+/*
+ * w's descriptor is gone, or w is not wanted any more: ended at once, or by its owner at its next
+ * call. Then `over` is called, and w may be used for something else. Any thread, no lock held.
+ */
 void pbs_ring_watch_over(struct pbs_watch *w, void (*over)(struct pbs_watch *w));
 
 /* The last number of a socket for which r's owner sleeps was closed, and its request left. */

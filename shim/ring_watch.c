@@ -13,6 +13,7 @@ bool pbs_ring_watch(struct pbs_ring *r, struct pbs_watch *w, int fd)
     io_uring_prep_poll_multishot(sqe, fd, POLLIN);
     w->ud = PBS_UD_WATCH | ++r->last_rid;
     w->ring = r;
+    w->armed = true;
     w->fired = true; /* what was there before is for the first look to find */
     sqe->user_data = w->ud;
     LL_PREPEND(r->watches, w);
@@ -31,15 +32,15 @@ void pbs_ring_watch_fired(struct pbs_ring *r, uint64_t ud, unsigned flags)
     if (flags & IORING_CQE_F_MORE)
         return;
     LL_DELETE(r->watches, w);
-    w->ring = NULL;
+    w->armed = false;
 }
 
 void pbs_ring_unwatch(struct pbs_ring *r, struct pbs_watch *w)
 {
     pbs_crit_enter(r->owner);
-    if (w->ring == r) {
+    if (w->ring == r && w->armed) {
         pbs_ring_cancel_sqe(r, w->ud);
-        while (w->ring)
+        while (w->armed)
             pbs_ring_enter_now(r);
         pbs_ring_finish_revokes(r);
         pbs_ring_leave(r);
@@ -49,26 +50,42 @@ void pbs_ring_unwatch(struct pbs_ring *r, struct pbs_watch *w)
 
 void pbs_ring_watch_over(struct pbs_watch *w, void (*over)(struct pbs_watch *w))
 {
-    if (!atomic_exchange(&w->over, over))
-        atomic_fetch_add(&pbs_attention, 1);
+    struct pbs_ring *r = w->ring;
+    struct pbs_thread *self = pbs_self;
+    bool later = false;
+
+    if (r && r != self->ring) {
+        pbs_crit_enter(self);
+        pbs_lock(&r->lock);
+        later = r->takes_overs;
+        if (later) {
+            w->over = over;
+            LL_PREPEND2(r->overs, w, over_next);
+            atomic_fetch_add(&pbs_attention, 1);
+        }
+        pbs_unlock(&r->lock);
+        pbs_crit_leave(self);
+    } else if (r) {
+        pbs_ring_unwatch(r, w);
+    }
+    if (!later)
+        over(w);
 }
 
-static void end_watches(struct pbs_ring *r)
+static struct pbs_watch *pop_over(struct pbs_ring *r)
 {
-    struct pbs_watch *w = r->watches;
-    void (*over)(struct pbs_watch *);
+    struct pbs_watch *w;
 
-    while (w) {
-        over = atomic_load(&w->over);
-        if (!over) {
-            w = w->next;
-            continue;
-        }
-        pbs_ring_unwatch(r, w);
+    pbs_crit_enter(r->owner);
+    pbs_lock(&r->lock);
+    w = r->overs;
+    if (w) {
+        LL_DELETE2(r->overs, w, over_next);
         atomic_fetch_sub(&pbs_attention, 1);
-        over(w);
-        w = r->watches;
     }
+    pbs_unlock(&r->lock);
+    pbs_crit_leave(r->owner);
+    return w;
 }
 
 void pbs_ring_orphaned(struct pbs_ring *r)
@@ -114,9 +131,13 @@ static struct pbs_sock *orphan(struct pbs_ring *r)
 
 void pbs_ring_tidy(struct pbs_ring *r)
 {
+    struct pbs_watch *w;
     struct pbs_sock *s;
 
-    end_watches(r);
+    while ((w = pop_over(r))) {
+        pbs_ring_unwatch(r, w);
+        w->over(w);
+    }
     if (atomic_load(&r->owner->polling) || !atomic_exchange(&r->orphans, false))
         return;
     atomic_fetch_sub(&pbs_attention, 1);

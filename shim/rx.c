@@ -319,6 +319,23 @@ static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     return true;
 }
 
+/* Its number is gone and its request has ended: on by a number of ours, as by the reference that the
+ * kernel's own call would have. */
+static ssize_t by_ghost(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
+                        long long flags)
+{
+    ssize_t r;
+
+    if (s->ghost < 0)
+        return done_or(self, s, dst, 0);
+    begin_plain(self, s);
+    r = pbs_rx_rest(self, s, s->ghost, dst, (int)flags);
+    if (r == -EINTR &&
+        atomic_load_explicit(&self->wait_signal, memory_order_relaxed) == PBS_SIG_RESTART)
+        return AGAIN;
+    return r;
+}
+
 static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd,
                              struct pbs_dst *dst, long long flags)
 {
@@ -335,8 +352,8 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
         case ELSEWHERE:
             r = dst->done ? done_or(self, s, dst, 0) : AGAIN;
             goto out;
-        case GONE: /* its number is gone and its request has ended: end of file, if nothing better */
-            r = done_or(self, s, dst, 0);
+        case GONE:
+            r = by_ghost(self, s, dst, flags);
             goto out;
         case PLAIN:
             r = PBS_RX_PLAIN;

@@ -87,8 +87,8 @@ bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 /* An error that a plain call of ours took from the socket: it belongs to the next call. */
 void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r);
 
-/* MSG_WAITALL with some bytes done, nothing held and nothing armed, the thread marked as about to
- * make a plain call: the rest by that. Returns dst->done. */
+/* Nothing held and nothing armed, the thread marked as about to make a plain call: the rest by that.
+ * Returns dst->done, or with nothing done what the call gave. */
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags);
 

@@ -210,16 +210,18 @@ ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
      * that ends when a handler ran, as it would with the bytes that are done already. */
     atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
     r = pbs_sleep_call(self, SYS_recvmsg, fd, (long)&rest.msg,
-                       flags & (MSG_DONTWAIT | MSG_TRUNC | MSG_WAITALL), 0, 0, 0);
+                       flags & (MSG_DONTWAIT | MSG_TRUNC | MSG_WAITALL | MSG_PEEK), 0, 0, 0);
     rest_end(&rest);
     self->plain--;
     self->call++;
     pbs_attend();
     pbs_count(self, kernel_entries);
     pbs_count(self, served_calls);
-    pbs_rx_keep_error(s, r);
     if (r > 0)
         pbs_dst_advance(dst, (size_t)r);
+    if (!dst->done)
+        return r;
+    pbs_rx_keep_error(s, r);
     return (ssize_t)dst->done;
 }
 

@@ -104,6 +104,8 @@ struct pbs_sock {
     uint64_t born; /* fork generation before the call that made it */
     int fd;        /* one number that stands for it, for calls about it while adopted */
 
+    int ghost; /* ours, when a call sleeps on it and the program has closed its last; -1 */
+
     struct pbs_piece *pieces;
     struct pbs_hold *holds;
     size_t pushed; /* bytes that were pushed into a FILE (fdopen) and may be unread there */
