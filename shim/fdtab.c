@@ -44,6 +44,13 @@ bool pbs_fdtab_init(void)
     return true;
 }
 
+#ifdef PBS_TSAN
+struct pbs_file *pbs_fdtab_load(int fd)
+{
+    return atomic_load_explicit(&pbs_fdtab[fd], memory_order_acquire);
+}
+#endif
+
 bool pbs_fdtab_set(int fd, struct pbs_file *f)
 {
     unsigned end = (unsigned)fd + 1, seen = atomic_load(&high);

@@ -21,6 +21,16 @@ extern void (*pbs_fdtab_on_stranger)(void);
 /* Reserves the table. False: out of address space. */
 bool pbs_fdtab_init(void);
 
+#ifdef PBS_TSAN
+/* The hooks are built without ThreadSanitizer, and it has to see this. */
+struct pbs_file *pbs_fdtab_load(int fd);
+#else
+static inline struct pbs_file *pbs_fdtab_load(int fd)
+{
+    return atomic_load_explicit(&pbs_fdtab[fd], memory_order_acquire);
+}
+#endif
+
 /* Borrows the record of fd; NULL: none. Any thread. */
 static inline struct pbs_file *pbs_fdtab_find(int fd)
 {
@@ -28,7 +38,7 @@ static inline struct pbs_file *pbs_fdtab_find(int fd)
 
     if (pbs_unlikely((unsigned)fd >= pbs_fdtab_size))
         return NULL;
-    f = atomic_load_explicit(&pbs_fdtab[fd], memory_order_acquire);
+    f = pbs_fdtab_load(fd);
     if (f && pbs_unlikely(!atomic_load_explicit(pbs_fdtab_watch, memory_order_relaxed))) {
         pbs_fdtab_on_stranger();
         return NULL;

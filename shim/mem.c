@@ -30,7 +30,7 @@ static unsigned class_index(size_t size)
     return c;
 }
 
-#ifdef __SANITIZE_THREAD__
+#ifdef PBS_TSAN
 /* It has to know that an address begins a new life. */
 void *pbs_mem_map(size_t size)
 {

@@ -133,6 +133,15 @@ static bool all_armed(struct pbs_thread *self, const struct pbs_seat *v, unsigne
     return true;
 }
 
+/* A number was closed under us. The kernel looks at the numbers again when it wakes up. */
+static bool any_gone(const struct pbs_seat *v, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (!pbs_fdtab_is(v[i].fd, &v[i].s->file))
+            return true;
+    return false;
+}
+
 /*
  * Asks the kernel, once, for those of which the ring might not know: an error from before the arming
  * (pbs_sock.unverified), and, for a caller who does not wait, one that this thread was told to be
@@ -170,16 +179,17 @@ static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsign
         for (passes = ring->armed / 20 + 2; pbs_ring_pending(ring) && passes; passes--)
             pbs_ring_drain(ring);
         if (any_ready(v, n)) /* bytes alone, or what the kernel has to say of an end behind them */
-            return all_armed(self, v, n) && passes ? PBS_SERVED_READY : PBS_SERVED_NOT;
+            return all_armed(self, v, n) && passes && !any_gone(v, n) ? PBS_SERVED_READY
+                                                                      : PBS_SERVED_NOT;
         if (!all_armed(self, v, n) || !verify(self, v, n, now))
             return PBS_SERVED_NOT;
         if (now)
             return PBS_SERVED_NONE;
         r = pbs_ring_wait(ring, deadline, false, mask);
         if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE)
-            return PBS_SERVED_EINTR;
+            return any_gone(v, n) ? PBS_SERVED_NOT : PBS_SERVED_EINTR;
         if (r == -ETIME && !any_ready(v, n))
-            return PBS_SERVED_NONE;
+            return any_gone(v, n) ? PBS_SERVED_NOT : PBS_SERVED_NONE;
     }
 }
 
