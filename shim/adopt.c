@@ -122,7 +122,8 @@ static bool enlist(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blo
     struct pbs_ring *ring;
     struct facts f;
 
-    if (!pbs_policy_adopt(&s->tally, policy, blocking))
+    if (!pbs_policy_adopt(&s->tally, policy, blocking) ||
+        (!self->ring && !pbs_policy_ring(self->saves, policy)))
         return false;
     if (s->impatient) {
         pbs_pass(self, s, PBS_WHY_option);

@@ -7,6 +7,7 @@
 #define MAX_BACKOFF 16
 #define WINDOW 64 /* wake-ups after which the adoption is judged */
 #define WORTH 2   /* receives a wake-up: below it the ring costs more than it saves */
+#define RING 128  /* receives saved, about what making a ring and taking it down costs (35 us) */
 
 bool pbs_policy_plain(struct pbs_tally *t, size_t asked, long got)
 {
@@ -32,15 +33,21 @@ bool pbs_policy_adopt(const struct pbs_tally *t, enum pbs_policy_name policy, bo
     }
 }
 
+bool pbs_policy_ring(uint64_t saves, enum pbs_policy_name policy)
+{
+    return policy == PBS_POLICY_ALWAYS || saves >= RING;
+}
+
 bool pbs_policy_wakeup(struct pbs_tally *t, enum pbs_policy_name policy)
 {
     bool worth;
 
     if (policy != PBS_POLICY_AUTO || ++t->wakeups < WINDOW)
         return false;
-    worth = t->served / t->wakeups >= WORTH;
+    worth = t->served >= WORTH * t->wakeups + t->bytes / SMALL;
     t->wakeups = 0;
     t->served = 0;
+    t->bytes = 0;
     if (worth)
         return false;
     if (t->backoff < MAX_BACKOFF)

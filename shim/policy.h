@@ -17,6 +17,7 @@ struct pbs_tally {
     uint32_t backoff;    /* doublings of what is wanted before the next adoption */
     _Atomic(uint32_t) served; /* receives answered since the window began; a hint */
     uint32_t wakeups;         /* kernel entries of the ring in this window */
+    uint64_t bytes;           /* that came by the ring in it: each is copied once more */
     bool last_full;           /* the last receive filled what was asked for */
 };
 
@@ -30,6 +31,10 @@ static inline void pbs_policy_served(struct pbs_tally *t)
 /* A plain receive of at most `asked` bytes gave `got` (or -errno). True: it is one that adoption
  * would have answered without the kernel (what `would_save` counts). */
 bool pbs_policy_plain(struct pbs_tally *t, size_t asked, long got);
+
+/* Is a ring for a thread that has none yet worth its making? saves: receives of this thread so far
+ * that adoption would have answered. A thread of one short connection never gets there. */
+bool pbs_policy_ring(uint64_t saves, enum pbs_policy_name policy);
 
 /* Adopt now? blocking: neither O_NONBLOCK nor MSG_DONTWAIT. */
 bool pbs_policy_adopt(const struct pbs_tally *t, enum pbs_policy_name policy, bool blocking);

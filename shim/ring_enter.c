@@ -143,6 +143,7 @@ static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
     if (res > 0 && piece) {
         pbs_sock_hold(s, piece);
         pbs_count_n(self, ring_bytes, res);
+        s->tally.bytes += (size_t)res;
         /* The run that posted this found nothing more in the socket: empty since the enter, and
          * so since whatever told this thread that it was ready. */
         pbs_sock_set_dry(s, flags & IORING_CQE_F_SOCK_NONEMPTY ? 0 : self->ready_epoch);

@@ -265,6 +265,8 @@ static ssize_t verify(struct pbs_thread *self, struct pbs_sock *s, int fd, struc
 /* The record does not pay (policy auto): back to plain calls, with back-off. */
 static void step_back(struct pbs_thread *self, struct pbs_sock *s)
 {
+    if (pbs_unlikely(!self->ring)) /* a handler forked: here is its child */
+        return;
     pbs_ring_cancel(self->ring, s, PBS_WHY_policy);
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
@@ -366,14 +368,14 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
         if (pbs_sock_holds(s))
             continue;
         r = sleeps ? verify(self, s, fd, dst, flags, look_only) : empty(self, s, dst);
-        if (r == LOOK)
-            continue;
-        if (r != SLEEP)
+        if (r == SLEEP) {
+            pinned = true;
+            if (s->timeout && !deadline)
+                deadline = pbs_now_ns() + s->timeout;
+            r = sleep_once(self, s, dst, deadline);
+        } else if (r != LOOK) {
             break;
-        pinned = true;
-        if (s->timeout && !deadline)
-            deadline = pbs_now_ns() + s->timeout;
-        r = sleep_once(self, s, dst, deadline);
+        }
         if (r != LOOK) {
             if (!wanted) /* len 0: the kernel gives 0 after any sleep, timed out or interrupted */
                 r = 0;

@@ -249,7 +249,10 @@ ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
         pbs_sock_set_dry(s, self->ready_epoch);
         s->unverified = false;
     }
-    if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r) && pbs_conf.policy == PBS_POLICY_NEVER)
-        pbs_count(self, would_save);
+    if (pbs_policy_plain(&s->tally, asked, r < 0 ? -err : r)) {
+        self->saves++;
+        if (pbs_conf.policy == PBS_POLICY_NEVER)
+            pbs_count(self, would_save);
+    }
     return r;
 }

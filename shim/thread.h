@@ -29,6 +29,7 @@ struct pbs_thread {
     struct pbs_ring *ring; /* NULL until the first adoption, and after a failure to get one */
     int ring_error;        /* errno of that failure; 0: none yet */
     bool dying;            /* in its destructors: no new ring */
+    uint64_t saves;        /* plain receives that a ring would have answered */
 
     /*
      * Counts what told this thread that a socket is ready. A record's dry_epoch equal to it means:

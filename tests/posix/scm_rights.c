@@ -79,7 +79,7 @@ static void test_passed_connection_is_read_by_the_other_process(void)
         pid = MUST(fork());
         if (pid == 0) {
             p = (struct pair){.us = receive_fd(through[1]), .peer = -1};
-            p.got = warm ? 32 : 0;
+            p.got = warm ? WARM_READS : 0;
             take(&p, 50);
             _exit(0);
         }

@@ -111,7 +111,8 @@ static void test_filter_for_all_threads_while_one_is_blocked(void)
     struct worker w;
 
     worker_start(&w, receive_ten, &p);
-    CHECK_SOON(__atomic_load_n(&p.got, __ATOMIC_ACQUIRE) == 32 && thread_asleep(w.tid), 5000);
+    CHECK_SOON(__atomic_load_n(&p.got, __ATOMIC_ACQUIRE) == WARM_READS && thread_asleep(w.tid),
+               5000);
     MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     by_tsync();
     put_now(&p, 10);

@@ -192,7 +192,8 @@ static void test_cancel_ends_a_blocked_receive(void)
         struct worker w;
 
         worker_start(&w, blocked_receive, &p);
-        CHECK_SOON(__atomic_load_n(&p.got, __ATOMIC_ACQUIRE) == 32 && thread_asleep(w.tid), 5000);
+        CHECK_SOON(__atomic_load_n(&p.got, __ATOMIC_ACQUIRE) == WARM_READS && thread_asleep(w.tid),
+                   5000);
         MUST0(pthread_cancel(w.thread));
         CHECK(worker_join(&w) == PTHREAD_CANCELED);
         /* The connection is whole, and so is the process. */
@@ -315,7 +316,8 @@ static void test_cancel_disabled_receive_goes_on(void)
     struct worker w;
 
     worker_start(&w, receive_uncancelled, &p);
-    CHECK_SOON(__atomic_load_n(&p.got, __ATOMIC_ACQUIRE) == 32 && thread_asleep(w.tid), 5000);
+    CHECK_SOON(__atomic_load_n(&p.got, __ATOMIC_ACQUIRE) == WARM_READS && thread_asleep(w.tid),
+               5000);
     MUST0(pthread_cancel(w.thread));
     put_now(&p, 1);
     CHECK(worker_join(&w) == NULL);

@@ -16,9 +16,6 @@
 #define TCP_CLOSE 7
 #define TCP_LAST_ACK 9
 
-/* Enough single-byte reads to convince any policy that looks at a few of them. */
-#define WARM_READS 32
-
 int listener_open(int family)
 {
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};

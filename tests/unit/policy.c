@@ -103,6 +103,32 @@ static void test_wakeup_pattern_changes_judged_by_its_own_window(void **state)
     assert_int_equal(wakeups_until_given_up(&t, 0, 1000), 64);
 }
 
+static void test_wakeup_each_4096_bytes_have_to_save_one_more(void **state)
+{
+    struct pbs_tally t = {0};
+
+    (void)state;
+    for (unsigned i = 0; i < 64; i++) { /* a header in five reads and a body of 3,000 bytes */
+        t.bytes += 3020;
+        t.served += 6;
+        assert_false(pbs_policy_wakeup(&t, PBS_POLICY_AUTO));
+    }
+    for (unsigned i = 1; i <= 64; i++) { /* the same with 64 KiB */
+        t.bytes += 65556;
+        t.served += 6;
+        assert_int_equal(pbs_policy_wakeup(&t, PBS_POLICY_AUTO), i == 64);
+    }
+    assert_int_equal(t.bytes, 0);
+}
+
+static void test_ring_wanted_after_enough_saves(void **state)
+{
+    (void)state;
+    assert_true(pbs_policy_ring(0, PBS_POLICY_ALWAYS));
+    assert_false(pbs_policy_ring(127, PBS_POLICY_AUTO));
+    assert_true(pbs_policy_ring(128, PBS_POLICY_AUTO));
+}
+
 static void test_wakeup_policy_always_never_given_up(void **state)
 {
     struct pbs_tally t = {0};
@@ -132,6 +158,8 @@ int main(void)
         cmocka_unit_test(test_wakeup_one_receive_each_given_up_after_a_window),
         cmocka_unit_test(test_wakeup_two_receives_each_kept),
         cmocka_unit_test(test_wakeup_pattern_changes_judged_by_its_own_window),
+        cmocka_unit_test(test_wakeup_each_4096_bytes_have_to_save_one_more),
+        cmocka_unit_test(test_ring_wanted_after_enough_saves),
         cmocka_unit_test(test_wakeup_policy_always_never_given_up),
         cmocka_unit_test(test_backoff_many_failures_bounded),
     };
