@@ -109,7 +109,7 @@ bool pbs_ready_seat(struct pbs_thread *self, int fd, short events, struct pbs_se
     if (!s || s->file.kind != PBS_FILE_SOCK || (events & ~INPUT) || self->plain ||
         !pbs_ring_can_sleep(self->ring))
         return false;
-    *seat = (struct pbs_seat){.s = s, .fd = fd, .events = events};
+    *seat = (struct pbs_seat){.s = s, .life = s->life, .fd = fd, .events = events};
     return s->armed && s->state == PBS_ADOPTED && s->ring == self->ring;
 }
 
@@ -140,6 +140,15 @@ static bool any_gone(const struct pbs_seat *v, unsigned n)
         if (!pbs_fdtab_is(v[i].fd, &v[i].s->file))
             return true;
     return false;
+}
+
+/* There is no end or error behind what is held, of which the kernel has more to say. */
+static bool bytes_alone(struct pbs_thread *self, const struct pbs_seat *v, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (v[i].s->unverified)
+            return false;
+    return all_armed(self, v, n) && !any_gone(v, n);
 }
 
 /*
@@ -178,29 +187,31 @@ static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsign
     for (;;) {
         for (passes = ring->armed / 20 + 2; pbs_ring_pending(ring) && passes; passes--)
             pbs_ring_drain(ring);
-        if (any_ready(v, n)) /* bytes alone, or what the kernel has to say of an end behind them */
-            return all_armed(self, v, n) && passes && !any_gone(v, n) ? PBS_SERVED_READY
-                                                                      : PBS_SERVED_NOT;
+        if (any_ready(v, n))
+            return passes && bytes_alone(self, v, n) ? PBS_SERVED_READY : PBS_SERVED_NOT;
         if (!all_armed(self, v, n) || !verify(self, v, n, now))
             return PBS_SERVED_NOT;
         if (now)
             return PBS_SERVED_NONE;
         r = pbs_ring_wait(ring, deadline, false, mask);
         if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE)
-            return any_gone(v, n) ? PBS_SERVED_NOT : PBS_SERVED_EINTR;
+            /* Without the ring: the handler forked, here is its child, and it knows no number. */
+            return self->ring == ring && any_gone(v, n) ? PBS_SERVED_NOT : PBS_SERVED_EINTR;
         if (r == -ETIME && !any_ready(v, n))
             return any_gone(v, n) ? PBS_SERVED_NOT : PBS_SERVED_NONE;
     }
 }
 
 /* Its last number was closed meanwhile, and its request has ended. */
-static void let_go(struct pbs_thread *self, struct pbs_sock *s)
+static void let_go(struct pbs_thread *self, const struct pbs_seat *seat)
 {
+    struct pbs_sock *s = seat->s;
+
     if (pbs_likely(s->file.nfds))
         return;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
-    if (s->file.kind == PBS_FILE_SOCK && !s->file.nfds && !s->armed)
+    if (s->life == seat->life && !s->file.nfds && !s->armed)
         pbs_ring_dispose(s);
     else
         pbs_unlock(&s->file.lock);
@@ -231,7 +242,7 @@ enum pbs_served pbs_ready_serve(struct pbs_thread *self, struct pbs_seat *v, uns
     if (atomic_exchange(&self->polling,
                         false)) /* else a handler has ended it: pbs_attend sees to it */
         for (unsigned i = 0; i < n; i++)
-            let_go(self, v[i].s);
+            let_go(self, &v[i]);
     self->call++;
     pbs_attend();
     if (verdict != PBS_SERVED_NOT)

@@ -99,6 +99,7 @@ void pbs_ready_name(struct pbs_thread *self, int fd);
 /* A socket that a wait in the ring is about. */
 struct pbs_seat {
     struct pbs_sock *s;
+    uint64_t life; /* of s, when it was seated */
     int fd;
     short events, bits; /* asked for, and the answer */
 };

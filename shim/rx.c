@@ -17,10 +17,12 @@ enum { AGAIN = -200002, LOOK = -200003, SLEEP = -200004 };
 #define SIMPLE (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC | MSG_WAITFORONE | PBS_RX_READ)
 
 /* This thread sleeps for s, which is then what the call is about even if its number is gone. A
- * handler ends that: its record may be another socket's when the call goes on. */
+ * handler ends that, and so does a close that finds nothing of s armed: its record may be another
+ * socket's when the call goes on. s locked. */
 static inline bool pins(struct pbs_thread *self, struct pbs_sock *s)
 {
-    return atomic_load_explicit(&self->waiting, memory_order_relaxed) == s;
+    return atomic_load_explicit(&self->waiting, memory_order_relaxed) == s &&
+           s->life == self->waiting_life;
 }
 
 /* Step 1: bytes that we hold, then the error that we hold. pinned: the call has slept for s. */
@@ -62,24 +64,34 @@ out:
     return r;
 }
 
+/* The last that knew of s, if nothing is armed and it was not put by somebody else. */
+static bool put_orphan(struct pbs_thread *self, struct pbs_sock *s, uint64_t life)
+{
+    bool armed;
+
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    armed = s->armed;
+    if (s->life == life && !s->file.nfds && !armed) {
+        pbs_ring_dispose(s);
+    } else {
+        armed &= s->life == life && s->ring == self->ring;
+        pbs_unlock(&s->file.lock);
+    }
+    pbs_crit_leave(self);
+    return armed;
+}
+
 /* This thread no longer sleeps for s. If its number went away meanwhile, so does its request. */
 static void unpin(struct pbs_thread *self, struct pbs_sock *s)
 {
-    bool armed;
+    uint64_t life = self->waiting_life;
 
     if (!atomic_exchange(&self->waiting, NULL))
         return; /* a handler broke the wait; its trampoline left the rest to pbs_attend */
     if (pbs_likely(s->file.nfds))
         return;
-    pbs_crit_enter(self);
-    pbs_lock(&s->file.lock);
-    armed = s->armed;
-    if (!armed)
-        pbs_ring_dispose(s);
-    else
-        pbs_unlock(&s->file.lock);
-    pbs_crit_leave(self);
-    if (armed)
+    if (put_orphan(self, s, life))
         pbs_ring_cancel(self->ring, s, PBS_WHY_close); /* its end disposes of it */
 }
 
@@ -159,6 +171,7 @@ static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, l
     }
     if (verdict == ARMED && *sleeps && !pinned) {
         atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
+        self->waiting_life = s->life;
         atomic_store(&self->waiting, s);
     }
     if (verdict == PLAIN) {
@@ -387,7 +400,7 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             step_back(self, s);
     }
 out:
-    if (pinned || pins(self, s))
+    if (pinned || atomic_load_explicit(&self->waiting, memory_order_relaxed) == s)
         unpin(self, s);
     return r;
 }

@@ -41,6 +41,7 @@ void pbs_sock_put(struct pbs_sock *s)
 {
     PBS_ASSERT(!s->file.nfds && !s->ring && !s->armed && !s->pieces && !s->items);
     s->file.kind = PBS_FILE_FREE;
+    s->life++;
     pbs_unlock(&s->file.lock);
     pbs_lock(&free_lock);
     s->next_free = free_list;

@@ -91,6 +91,9 @@ struct pbs_sock {
      * that it is in it, and the kernel has a reference of its own to the file. */
     _Atomic(uint64_t) call;
 
+    /* Moves when it is put: what was remembered of it is another socket's then. */
+    _Atomic(uint64_t) life;
+
     bool tcp; /* AF_INET or AF_INET6, SOCK_STREAM, IPPROTO_TCP */
     bool listening;
     bool impatient; /* SO_RCVTIMEO was set negative: the kernel tells nobody, accept inherits it */

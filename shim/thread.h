@@ -51,6 +51,7 @@ struct pbs_thread {
      * any thread: while it is set, a close leaves the request alone, as the kernel's own reference
      * would be left. */
     _Atomic(struct pbs_sock *) waiting;
+    uint64_t waiting_life; /* pbs_sock.life when that began */
     /* Sleeps in its ring for all sockets whose `call` is its own (poll, select); the same holds. */
     atomic_bool polling;
     _Atomic(struct pbs_sock *) broken; /* a wait that a handler ended: look after its request */
