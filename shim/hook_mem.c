@@ -8,14 +8,18 @@
 
 #include "hook.h"
 #include "real.h"
+#include "rx.h"
 #include "user.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
 PBS_EXPORT void *mmap(void *at, size_t n, int prot, int flags, int fd, off_t off)
 {
-    void *r = real.mmap(at, n, prot, flags, fd, off);
+    void *r;
 
+    if (!(flags & MAP_ANONYMOUS) && !pbs_fdtab_miss(fd))
+        pbs_release_fd(fd, PBS_WHY_io); /* TCP_ZEROCOPY_RECEIVE comes next */
+    r = real.mmap(at, n, prot, flags, fd, off);
     if (!(prot & PROT_WRITE) || fd >= 0) /* past a file's end there is nothing to write to */
         pbs_user_changed();
     return r;

@@ -165,11 +165,13 @@ static void release_passed(const struct msghdr *msg)
     for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR((struct msghdr *)msg, c)) {
         int fd;
 
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS ||
+            c->cmsg_len < CMSG_LEN(0) ||
+            c->cmsg_len > (size_t)((char *)msg->msg_control + msg->msg_controllen - (char *)c))
+            continue; /* refused, if it is not somebody else's */
         for (size_t at = 0; at + sizeof(fd) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(fd)) {
             memcpy(&fd, CMSG_DATA(c) + at, sizeof(fd));
-            pbs_release_fd(fd, PBS_WHY_scm);
+            pbs_share_fd(fd);
         }
     }
 }

@@ -53,6 +53,9 @@ void pbs_release(struct pbs_thread *self, struct pbs_sock *s, enum pbs_reason wh
 /* As pbs_release, by number; nothing happens if fd is no socket of ours. */
 void pbs_release_fd(int fd, enum pbs_reason why);
 
+/* fd is about to be sent to another process, which may hold it from then on. */
+void pbs_share_fd(int fd);
+
 /* Before a fork or a spawn: no request is in the kernel and none is made until pbs_thaw(). */
 void pbs_freeze(enum pbs_reason why);
 void pbs_thaw(void);

@@ -174,10 +174,12 @@ ssize_t pbs_rx_ask(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     ssize_t r = PBS_RX_PASS;
 
     pbs_crit_enter(self);
-    if (!pbs_sock_holds(s)) {
+    pbs_lock(&s->file.lock); /* the number may not go, and another connection get it, meanwhile */
+    if (!pbs_sock_holds(s) && pbs_fdtab_is(fd, &s->file)) {
         r = plain(fd, dst, MSG_DONTWAIT | (flags & MSG_TRUNC));
         pbs_count(self, kernel_entries);
     }
+    pbs_unlock(&s->file.lock);
     if (r > 0)
         pbs_dst_advance(dst, (size_t)r);
     if (r == -EAGAIN || (r > 0 && dst->left)) {

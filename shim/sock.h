@@ -66,6 +66,9 @@ struct pbs_piece {
 struct pbs_ring;
 struct pbs_item;
 
+/* Another process may hold it, too: no generation is this. */
+#define PBS_BORN_SHARED UINT64_MAX
+
 struct pbs_sock {
     struct pbs_file file;
 
@@ -104,7 +107,7 @@ struct pbs_sock {
      * nothing settles it.
      */
     bool fresh_arm;
-    uint64_t born; /* fork generation before the call that made it */
+    uint64_t born; /* fork generation before the call that made it, or PBS_BORN_SHARED */
     int fd;        /* one number that stands for it, for calls about it while adopted */
 
     int ghost; /* ours, when a call sleeps on it and the program has closed its last; -1 */

@@ -95,6 +95,62 @@ static void test_passed_connection_is_read_by_the_other_process(void)
     }
 }
 
+/* What the sender has not read when it closes its own number is no reason to reset what somebody
+ * else holds. */
+static void test_passed_connection_outlives_the_senders_close(void)
+{
+    int through[2];
+    struct pair p;
+    pid_t pid;
+    char word[6] = "";
+
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, through));
+    pid = MUST(fork());
+    if (pid == 0) {
+        int fd = receive_fd(through[1]);
+
+        while (recv(through[1], word, 1, 0) < 0) /* until the sender has closed */
+            CHECK_EQ(errno, EINTR);
+        CHECK_EQ(send(fd, "hello", 5, MSG_NOSIGNAL), 5);
+        _exit(0);
+    }
+    p = pair_open_held(10);
+    send_fd(through[0], p.us);
+    MUST(close(p.us));
+    CHECK_EQ(send(through[0], "x", 1, 0), 1);
+    CHECK_EQ(recv(p.peer, word, 5, MSG_WAITALL), 5);
+    CHECK_EQ(strcmp(word, "hello"), 0);
+    check_child(pid);
+    close(p.peer);
+    close(through[0]);
+    close(through[1]);
+}
+
+static void test_rights_of_a_bad_length_are_refused(void)
+{
+    int through[2], fd = -1;
+    union {
+        struct cmsghdr h;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {.h = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct iovec iov = {"x", 1};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
+
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, through));
+    memcpy(CMSG_DATA(&control.h), &fd, sizeof(fd));
+    for (size_t len = 1; len < CMSG_LEN(0); len++) {
+        control.h.cmsg_len = len;
+        CHECK_ERR(sendmsg(through[0], &msg, 0), EINVAL);
+    }
+    control.h.cmsg_len = 1 << 20;
+    CHECK_ERR(sendmsg(through[0], &msg, 0), EINVAL);
+    close(through[0]);
+    close(through[1]);
+}
+
 static void test_passed_to_itself_reads_on(void)
 {
     int through[2];
@@ -223,6 +279,8 @@ static void test_unix_datagrams_and_packets_keep_their_bounds(void)
 
 const struct test_case test_cases[] = {
     CASE(test_passed_connection_is_read_by_the_other_process),
+    CASE(test_passed_connection_outlives_the_senders_close),
+    CASE(test_rights_of_a_bad_length_are_refused),
     CASE(test_passed_to_itself_reads_on),
     CASE_ONCE(test_received_connection_works),
     CASE_ONCE(test_unix_stream_bytes_and_descriptors_are_untouched),
