@@ -238,11 +238,33 @@ void pbs_release_fd(int fd, enum pbs_reason why)
         pbs_release(self, (struct pbs_sock *)f, why);
 }
 
+void pbs_epoll_refuse(struct pbs_thread *self, struct pbs_epoll *set)
+{
+    struct pbs_sock *s;
+    unsigned round;
+
+    if (atomic_exchange(&set->refused, true))
+        return;
+    pbs_crit_enter(self);
+    round = pbs_epoll_new_round(set);
+    for (;;) {
+        s = pbs_epoll_next_sock(set, round);
+        if (!s)
+            break;
+        pbs_crit_leave(self);
+        pbs_release(self, s, PBS_WHY_epoll);
+        pbs_crit_enter(self);
+    }
+    pbs_crit_leave(self);
+}
+
 void pbs_share_fd(int fd)
 {
     struct pbs_sock *s = (struct pbs_sock *)pbs_fdtab_find(fd);
     struct pbs_thread *self = s ? pbs_thread_get() : NULL;
 
+    if (self && s->file.kind == PBS_FILE_EPOLL)
+        pbs_epoll_refuse(self, (struct pbs_epoll *)s);
     if (!self || s->file.kind != PBS_FILE_SOCK)
         return;
     pbs_release(self, s, PBS_WHY_scm);

@@ -98,6 +98,8 @@ int pbs_born_dup(int fd, int to)
         pbs_fdtab_set(to, f);
     pbs_unlock(&f->lock);
     pbs_crit_leave(self);
+    if (f->kind == PBS_FILE_EPOLL)
+        pbs_epoll_refuse(self, (struct pbs_epoll *)f); /* members are changed by one number */
     return to;
 }
 

@@ -41,26 +41,6 @@ bool pbs_ready_mask_ok(const sigset_t *mask)
     return !mask || (self && pbs_user_readable(self, mask, 8));
 }
 
-void pbs_ready_refuse(struct pbs_thread *self, struct pbs_epoll *set)
-{
-    struct pbs_sock *s;
-    unsigned round;
-
-    if (atomic_exchange(&set->refused, true))
-        return;
-    pbs_crit_enter(self);
-    round = pbs_epoll_new_round(set);
-    for (;;) {
-        s = pbs_epoll_next_sock(set, round);
-        if (!s)
-            break;
-        pbs_crit_leave(self);
-        pbs_release(self, s, PBS_WHY_epoll);
-        pbs_crit_enter(self);
-    }
-    pbs_crit_leave(self);
-}
-
 short pbs_ready_bits(struct pbs_file *f, short events)
 {
     struct pbs_sock *s = (struct pbs_sock *)f;
@@ -90,7 +70,7 @@ void pbs_ready_name(struct pbs_thread *self, int fd)
 void pbs_ready_look_at(struct pbs_thread *self, int fd, struct pbs_file *f, bool urgent)
 {
     if (f->kind == PBS_FILE_EPOLL) {
-        pbs_ready_refuse(self, (struct pbs_epoll *)f);
+        pbs_epoll_refuse(self, (struct pbs_epoll *)f);
     } else if (f->kind == PBS_FILE_SOCK) {
         pbs_touch(self, (struct pbs_sock *)f);
         if (urgent)

@@ -85,9 +85,6 @@ int pbs_ready_told(int r);
 /* What we add to the kernel's bits for a caller that asks for events. */
 short pbs_ready_bits(struct pbs_file *f, short events);
 
-/* An instance whose readiness is asked for from outside cannot be merged any more. */
-void pbs_ready_refuse(struct pbs_thread *self, struct pbs_epoll *set);
-
 /* fd, a record's, is looked at by this thread; urgent: for urgent data, too. */
 void pbs_ready_look_at(struct pbs_thread *self, int fd, struct pbs_file *f, bool urgent);
 

@@ -287,6 +287,16 @@ static int epoll_taken(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
     return r;
 }
 
+/* What was held of its members has been read since. */
+static void forget_read(struct pbs_thread *self, struct pbs_epoll *set)
+{
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    count_due(set);
+    pbs_unlock(&set->file.lock);
+    pbs_crit_leave(self);
+}
+
 bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max,
                      struct pbs_span *span, const sigset_t *mask, int *r)
 {
@@ -299,13 +309,17 @@ bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, in
     if (!self)
         return false;
     if (!atomic_compare_exchange_strong(&set->waiter, &nobody, self->id) && nobody != self->id)
-        pbs_ready_refuse(self, set); /* a second thread waits on it */
+        pbs_epoll_refuse(self, set); /* a second thread waits on it */
     if (!__libc_single_threaded)
         pthread_testcancel();
+    if (!set->nmasked && set->nready)
+        forget_read(self, set);
     if (sane && pbs_epoll_taken(self, set))
         n = epoll_taken(self, set, epfd, ev, max, span, mask);
     if (n == NOT_TAKEN) {
         leave(self, set);
+        if (set->nmasked)
+            pbs_epoll_unmask(self, set);
         n = 0;
         if (sane)
             n = gather(self, set, epfd, ev, max, false, true);
@@ -381,7 +395,7 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
     if (known && s && op != EPOLL_CTL_DEL)
         before_ctl(self, set, s, copy.events);
     if (known && f && f->kind == PBS_FILE_EPOLL && op == EPOLL_CTL_ADD)
-        pbs_ready_refuse(self, (struct pbs_epoll *)f);
+        pbs_epoll_refuse(self, (struct pbs_epoll *)f);
     if (known && set && op == EPOLL_CTL_ADD && (copy.events & EPOLLEXCLUSIVE))
         pbs_epoll_unmask(self, set);
     if (known && set && op == EPOLL_CTL_MOD) {
@@ -395,7 +409,7 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
     if (r || !known || !set)
         return r;
     if (op == EPOLL_CTL_ADD && !pbs_item_add(self, set, f, epfd, fd, &copy))
-        pbs_ready_refuse(self, set);
+        pbs_epoll_refuse(self, set);
     else if (op == EPOLL_CTL_MOD)
         pbs_item_mod(self, set, f, fd, &copy, masked);
     else if (op == EPOLL_CTL_DEL)

@@ -178,7 +178,8 @@ static unsigned seats_of_select(struct pbs_thread *self, int n, const fd_set *rd
 {
     unsigned k = 0;
 
-    if (!self->ring)
+    if (!self->ring ||
+        n > pbs_fdtab_end()) /* the last one is no record, or the sets may end before it */
         return 0;
     for (int fd = 0; fd < n; fd++) {
         if (in(fd, wr) || in(fd, ex))

@@ -53,6 +53,11 @@ void pbs_release(struct pbs_thread *self, struct pbs_sock *s, enum pbs_reason wh
 /* As pbs_release, by number; nothing happens if fd is no socket of ours. */
 void pbs_release_fd(int fd, enum pbs_reason why);
 
+/* An instance that is shared, or whose readiness is asked for from outside, cannot be merged any more:
+ * its members are released. */
+struct pbs_epoll;
+void pbs_epoll_refuse(struct pbs_thread *self, struct pbs_epoll *set);
+
 /* fd is about to be sent to another process, which may hold it from then on. */
 void pbs_share_fd(int fd);
 
