@@ -113,11 +113,16 @@ static bool all_armed(struct pbs_thread *self, const struct pbs_seat *v, unsigne
     return true;
 }
 
+static bool gone(const struct pbs_seat *seat)
+{
+    return !pbs_fdtab_is(seat->fd, &seat->s->file);
+}
+
 /* A number was closed under us. The kernel looks at the numbers again when it wakes up. */
 static bool any_gone(const struct pbs_seat *v, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        if (!pbs_fdtab_is(v[i].fd, &v[i].s->file))
+        if (gone(&v[i]))
             return true;
     return false;
 }
@@ -157,6 +162,24 @@ static bool verify(struct pbs_thread *self, const struct pbs_seat *v, unsigned n
     return true;
 }
 
+/* The kernel's word on all of them, and ours on those whose number still stands for them. */
+static bool ask(struct pbs_seat *v, unsigned n)
+{
+    struct pollfd p[PBS_SEATS];
+    bool any = false;
+
+    for (unsigned i = 0; i < n; i++)
+        p[i] = (struct pollfd){.fd = v[i].fd, .events = v[i].events};
+    pbs_ready_told((int)pbs_sys3(SYS_poll, p, n, 0));
+    for (unsigned i = 0; i < n; i++) {
+        v[i].bits = p[i].revents;
+        if (!gone(&v[i]))
+            v[i].bits |= pbs_ready_bits(&v[i].s->file, v[i].events);
+        any |= v[i].bits != 0;
+    }
+    return any;
+}
+
 static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsigned n,
                              int64_t deadline, bool now, const sigset_t *mask)
 {
@@ -168,17 +191,21 @@ static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsign
         for (passes = ring->armed / 20 + 2; pbs_ring_pending(ring) && passes; passes--)
             pbs_ring_drain(ring);
         if (any_ready(v, n))
-            return passes && bytes_alone(self, v, n) ? PBS_SERVED_READY : PBS_SERVED_NOT;
-        if (!all_armed(self, v, n) || !verify(self, v, n, now))
+            return (passes && bytes_alone(self, v, n)) || ask(v, n) ? PBS_SERVED_READY
+                                                                    : PBS_SERVED_NOT;
+        if (!all_armed(self, v, n))
+            return any_gone(v, n) && ask(v, n) ? PBS_SERVED_READY : PBS_SERVED_NOT;
+        if (!verify(self, v, n, now))
             return PBS_SERVED_NOT;
         if (now)
             return PBS_SERVED_NONE;
         r = pbs_ring_wait(ring, deadline, false, mask);
         if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE)
             /* Without the ring: the handler forked, here is its child, and it knows no number. */
-            return self->ring == ring && any_gone(v, n) ? PBS_SERVED_NOT : PBS_SERVED_EINTR;
+            return self->ring == ring && any_gone(v, n) && ask(v, n) ? PBS_SERVED_READY
+                                                                     : PBS_SERVED_EINTR;
         if (r == -ETIME && !any_ready(v, n))
-            return any_gone(v, n) ? PBS_SERVED_NOT : PBS_SERVED_NONE;
+            return any_gone(v, n) && ask(v, n) ? PBS_SERVED_READY : PBS_SERVED_NONE;
     }
 }
 

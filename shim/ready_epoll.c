@@ -28,7 +28,7 @@ static uint32_t due(const struct pbs_item *it)
     return (it->events & EPOLLET) && !it->fresh ? 0 : item_bits(it);
 }
 
-static void reported(struct pbs_epoll *set, int epfd, struct pbs_item *it)
+static void reported(struct pbs_epoll *set, int epfd, struct pbs_item *it, bool by_kernel)
 {
     struct epoll_event off = {.events = it->events & (EPOLLONESHOT | EPOLLET),
                               .data.u64 = it->data};
@@ -37,6 +37,8 @@ static void reported(struct pbs_epoll *set, int epfd, struct pbs_item *it)
     it->fresh = false;
     if (it->events & EPOLLONESHOT) {
         it->spent = true;
+        if (by_kernel) /* which has disabled it */
+            return;
         pbs_sys4(SYS_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, &off);
     }
 }
@@ -88,7 +90,7 @@ static void merge(struct pbs_thread *self, struct pbs_epoll *set, int epfd, stru
         if (!pbs_item_holds(it))
             continue;
         ev[i].events |= item_bits(it);
-        reported(set, epfd, it);
+        reported(set, epfd, it, true);
     }
 }
 
@@ -143,7 +145,7 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
             if (!it->masked || (ask && n >= share)) /* else it had nothing else to say */
                 ev[n].events |= other_bits(it);
             ev[n++].data.u64 = it->data;
-            reported(set, epfd, it);
+            reported(set, epfd, it, false);
             pbs_item_rotate(it); /* to the end: the others first, next time */
         }
         it = next;

@@ -209,6 +209,7 @@ static bool serve_select(struct pbs_thread *self, int n, fd_set *rd, fd_set *wr,
     }
     for (unsigned i = 0; i < k; i++) {
         FD_CLR(v[i].fd, rd);
+        /* Any bit makes it readable, POLLNVAL of a number that was closed meanwhile too. */
         if (verdict == PBS_SERVED_READY && v[i].bits) {
             FD_SET(v[i].fd, rd);
             (*r)++;
