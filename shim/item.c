@@ -162,7 +162,8 @@ bool pbs_epoll_holds(struct pbs_epoll *set)
     pbs_lock(&set->file.lock);
     if (set->file.kind == PBS_FILE_EPOLL)
         DL_FOREACH(set->ready, it) {
-            any |= pbs_item_holds(it) && (it->events & (EPOLLIN | EPOLLRDNORM)) && !it->spent;
+            any |= pbs_item_holds(it) && (it->events & (EPOLLIN | EPOLLRDNORM)) && !it->spent &&
+                   (it->fresh || !(it->events & EPOLLET));
         }
     pbs_unlock(&set->file.lock);
     return any;

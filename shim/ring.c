@@ -15,10 +15,6 @@ static struct pbs_lock list_lock;
 static struct pbs_ring *live, *spare; /* guarded by list_lock */
 static size_t charged;                /* bytes of all live rings, guarded by list_lock */
 
-/* Fork generations: even numbers of forks begun and ended; see pbs_gate_admits(). */
-static _Atomic(uint64_t) generation;
-static atomic_uint forks_under_way;
-
 struct pbs_lock *pbs_ring_list_lock(void)
 {
     return &list_lock;
@@ -27,28 +23,6 @@ struct pbs_lock *pbs_ring_list_lock(void)
 struct pbs_ring *pbs_ring_list(void)
 {
     return live;
-}
-
-void pbs_gate_close(void)
-{
-    atomic_fetch_add(&forks_under_way, 1);
-    atomic_fetch_add(&generation, 1);
-}
-
-void pbs_gate_open(void)
-{
-    atomic_fetch_add(&generation, 1);
-    atomic_fetch_sub(&forks_under_way, 1);
-}
-
-uint64_t pbs_gate_generation(void)
-{
-    return atomic_load(&generation);
-}
-
-bool pbs_gate_admits(const struct pbs_sock *s)
-{
-    return !atomic_load(&forks_under_way) && s->born == atomic_load(&generation);
 }
 
 /* Locked memory is charged per user since Linux 6.14, unless the process has CAP_IPC_LOCK. */
@@ -408,6 +382,6 @@ void pbs_ring_reset(void)
     }
     live = spare = NULL;
     charged = 0;
-    atomic_store(&forks_under_way, 0);
+    pbs_gate_reset();
     atomic_store(&pbs_attention, 0);
 }

@@ -23,6 +23,7 @@
 #include <liburing.h>
 
 #include "bgid.h"
+#include "gate.h"
 #include "pbuf.h"
 #include "sock.h"
 #include "thread.h"
@@ -212,16 +213,6 @@ static inline void pbs_attend(void)
     if (pbs_unlikely(atomic_load_explicit(&pbs_attention, memory_order_relaxed)))
         pbs_attend_slow();
 }
-
-/* ---- forks (ring.c) ---- */
-
-/* While closed, and in records born before the last fork, nothing is armed. */
-void pbs_gate_close(void);
-void pbs_gate_open(void);
-bool pbs_gate_admits(const struct pbs_sock *s);
-
-/* To be read before a call that makes a socket: the record's `born`. */
-uint64_t pbs_gate_generation(void);
 
 /* In a forked child: there are no rings. */
 void pbs_ring_reset(void);

@@ -2,7 +2,6 @@
 #include "ring.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "enter_call.h"
@@ -252,76 +251,6 @@ unsigned pbs_ring_drain(struct pbs_ring *r)
     pbs_ring_leave(r);
     pbs_crit_leave(self);
     return n;
-}
-
-/*
- * Takes the clean-up of a cancelled sleep out of libc's list: the sleep is over. A handler may leave
- * it by siglongjmp, which libc does not notice, and the entry lies on the stack that is left.
- */
-static void uncancel(struct pbs_thread *self)
-{
-    __pthread_unwind_buf_t *cleanup = self->cleanup;
-
-    if (!cleanup)
-        return;
-    pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, NULL);
-    self->cleanup = NULL;
-    __pthread_unregister_cancel(cleanup);
-}
-
-void pbs_ring_interrupt(struct pbs_thread *self)
-{
-    struct pbs_ring *r = self->ring;
-
-    uncancel(self);
-    if (!r || !atomic_load(&r->in_enter))
-        return;
-    pbs_crit_enter(self);
-    pbs_ring_reap(r);
-    pbs_ring_leave(r);
-    pbs_crit_leave(self);
-}
-
-/* The thread ends here: nobody waits for it any more. */
-static void cancelled(struct pbs_thread *self)
-{
-    struct pbs_sock *s = atomic_exchange(&self->waiting, NULL);
-
-    self->cleanup = NULL;
-    atomic_store(&self->polling, false);
-    if (s && !atomic_exchange(&self->broken, s))
-        atomic_fetch_add(&pbs_attention, 1);
-    pbs_ring_interrupt(self);
-}
-
-/*
- * glibc interrupts a thread in cancel type deferred by no signal (2.36), so the type is asynchronous
- * around the call, as in glibc's own cancellation points. What follows is pthread_cleanup_push()
- * written out, so that a handler can take it back.
- */
-long pbs_sleep_call(struct pbs_thread *me, long nr, long a, long b, long c, long d, long e, long f)
-{
-    struct pbs_thread *volatile self = me;
-    __pthread_unwind_buf_t cleanup;
-    int type;
-    long ret;
-
-    if (__sigsetjmp_cancel(cleanup.__cancel_jmp_buf, 0)) {
-        cancelled(self);
-        __pthread_unwind_next(&cleanup);
-    }
-    pbs_crit_enter(self);
-    __pthread_register_cancel(&cleanup);
-    self->cleanup = &cleanup;
-    pbs_crit_leave(self);
-    pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-    ret = pbs_enter_call(nr, a, b, c, d, e, f, &self->wait_signal);
-    pthread_setcanceltype(type, NULL);
-    pbs_crit_enter(self);
-    __pthread_unregister_cancel(&cleanup); /* a second time, if a handler has: that is no change */
-    self->cleanup = NULL;
-    pbs_crit_leave(self);
-    return ret;
 }
 
 int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const sigset_t *mask)

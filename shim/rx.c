@@ -4,26 +4,13 @@
 #include <pthread.h>
 
 #include "conf.h"
-#include "real.h"
 #include "user.h"
 
 /* What take() found. Positive: bytes. Small negative: -errno. */
 enum { NOTHING = 0, STALE = -200001 };
 
-/* What a step may say beside an answer: start over with the number, look again, go to sleep. */
-enum { AGAIN = -200002, LOOK = -200003, SLEEP = -200004 };
-
 /* Flags that do not change what a receive on TCP does when bytes are held. */
 #define SIMPLE (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC | MSG_WAITFORONE | PBS_RX_READ)
-
-/* This thread sleeps for s, which is then what the call is about even if its number is gone. A
- * handler ends that, and so does a close that finds nothing of s armed: its record may be another
- * socket's when the call goes on. s locked. */
-static inline bool pins(struct pbs_thread *self, struct pbs_sock *s)
-{
-    return atomic_load_explicit(&self->waiting, memory_order_relaxed) == s &&
-           s->life == self->waiting_life;
-}
 
 /* Step 1: bytes that we hold, then the error that we hold. pinned: the call has slept for s. */
 static inline ssize_t take(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
@@ -38,7 +25,7 @@ static inline ssize_t take(struct pbs_thread *self, struct pbs_sock *s, int fd, 
         return -EFAULT;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
-    if (pbs_unlikely(!pbs_fdtab_is(fd, &s->file) && !(pinned && pins(self, s)))) {
+    if (pbs_unlikely(!pbs_fdtab_is(fd, &s->file) && !(pinned && pbs_rx_pins(self, s)))) {
         r = STALE;
         goto out;
     }
@@ -64,124 +51,6 @@ out:
     return r;
 }
 
-/* The last that knew of s, if nothing is armed and it was not put by somebody else. */
-static bool put_orphan(struct pbs_thread *self, struct pbs_sock *s, uint64_t life)
-{
-    bool armed;
-
-    pbs_crit_enter(self);
-    pbs_lock(&s->file.lock);
-    armed = s->armed;
-    if (s->life == life && !s->file.nfds && !armed) {
-        pbs_ring_dispose(s);
-    } else {
-        armed &= s->life == life && s->ring == self->ring;
-        pbs_unlock(&s->file.lock);
-    }
-    pbs_crit_leave(self);
-    return armed;
-}
-
-/* This thread no longer sleeps for s. If its number went away meanwhile, so does its request. */
-static void unpin(struct pbs_thread *self, struct pbs_sock *s)
-{
-    uint64_t life = self->waiting_life;
-
-    if (!atomic_exchange(&self->waiting, NULL))
-        return; /* a handler broke the wait; its trampoline left the rest to pbs_attend */
-    if (pbs_likely(s->file.nfds))
-        return;
-    if (put_orphan(self, s, life))
-        pbs_ring_cancel(self->ring, s, PBS_WHY_close); /* its end disposes of it */
-}
-
-/*
- * Steps 2 and 3 for a call that may not sleep: run deferred work if there is any, bounded, so that
- * a fast sender cannot keep us. True: s is empty as far as anybody was ever told, so EAGAIN.
- */
-static bool look(struct pbs_thread *self, struct pbs_sock *s)
-{
-    struct pbs_ring *r = self->ring;
-    unsigned passes;
-
-    if (pbs_unlikely(!r)) /* a handler forked: here is its child */
-        return false;
-    passes = r->armed / 20 + 2;
-    while (pbs_ring_pending(r) && passes-- && !pbs_sock_holds(s) && s->armed)
-        pbs_ring_drain(r);
-    return s->armed && !s->unverified && pbs_sock_dry(s, self->ready_epoch) && !pbs_ring_pending(r);
-}
-
-/*
- * Step 4: sleep in the ring. Returns LOOK, -errno to end with, AGAIN to start over with
- * the number, as the kernel's restarted system call would.
- */
-static ssize_t sleep_once(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
-                          int64_t deadline)
-{
-    struct pbs_ring *ring = self->ring;
-    int r = ring ? pbs_ring_wait(ring, deadline, deadline || dst->done, NULL) : -EINTR;
-    unsigned sig = atomic_load_explicit(&self->wait_signal, memory_order_relaxed);
-
-    if (pbs_sock_holds(s))
-        return LOOK;
-    if (sig != PBS_SIG_NONE || r == -EINTR) {
-        if (deadline || sig == PBS_SIG_INTERRUPT || dst->done)
-            return -EINTR;
-        return AGAIN;
-    }
-    return r == -ETIME ? -EAGAIN : LOOK;
-}
-
-/* Marks this thread as about to make a real call on s (thread.h: plain, call). */
-static void begin_plain(struct pbs_thread *self, struct pbs_sock *s)
-{
-    self->plain++;
-    self->call++;
-    if (s->user == self->id) /* the owner's count alone can be compared with the owner's */
-        s->call = self->call;
-}
-
-enum armed { ARMED, PLAIN, GONE, ELSEWHERE };
-
-/*
- * Sees to it that s is armed here, and pins it if the call may sleep. PLAIN: it is not, nothing is
- * held, and the thread is marked as about to make a plain call.
- */
-static enum armed prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, long long flags,
-                          bool look_only, bool pinned, bool *sleeps)
-{
-    bool nonblock = flags & MSG_DONTWAIT;
-    enum armed verdict = PLAIN;
-
-    pbs_crit_enter(self);
-    pbs_lock(&s->file.lock);
-    *sleeps = !nonblock && !(s->state == PBS_ADOPTED && s->nonblock);
-    if (!pbs_fdtab_is(fd, &s->file)) {
-        verdict = !pinned || !pins(self, s) ? ELSEWHERE : s->armed ? ARMED : GONE;
-    } else if (pbs_sock_holds(s)) {
-        verdict = ARMED; /* came meanwhile */
-    } else if (self->plain) {
-        verdict = PLAIN; /* in a handler that interrupted a plain call */
-    } else if (look_only ? s->armed && s->ring == self->ring : pbs_adopt(self, s, fd, *sleeps)) {
-        verdict = ARMED;
-        *sleeps = !nonblock && !s->nonblock;
-    } else if (!pbs_fdtab_is(fd, &s->file)) {
-        verdict = ELSEWHERE;
-    }
-    if (verdict == ARMED && *sleeps && !pinned) {
-        atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
-        self->waiting_life = s->life;
-        atomic_store(&self->waiting, s);
-    }
-    if (verdict == PLAIN) {
-        begin_plain(self, s);
-    }
-    pbs_unlock(&s->file.lock);
-    pbs_crit_leave(self);
-    return verdict;
-}
-
 /* Nothing of s can be behind what is held, as far as anybody was ever told. */
 static inline bool dry(struct pbs_thread *self, struct pbs_sock *s)
 {
@@ -199,7 +68,7 @@ static bool top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     if (dry(self, s))
         return false;
     if (s->armed && s->ring == self->ring) {
-        bool empty = look(self, s);
+        bool empty = pbs_rx_look(self, s);
 
         if (pbs_sock_holds(s))
             return s->held > 0;
@@ -225,68 +94,54 @@ static ssize_t done_or(struct pbs_thread *self, struct pbs_sock *s, const struct
     return count_served(self, s, dst->done ? (ssize_t)dst->done : r);
 }
 
-/* Nothing is held: the plain call, unless something came meanwhile (LOOK: look again). */
+/* Nothing is held: the plain call, unless something came meanwhile (PBS_RX_LOOK: look again). */
 static ssize_t plain_now(struct pbs_thread *self, struct pbs_sock *s)
 {
-    ssize_t r = LOOK;
+    ssize_t r = PBS_RX_LOOK;
 
     pbs_crit_enter(self);
     if (!pbs_sock_holds(s)) {
-        begin_plain(self, s);
+        pbs_rx_begin_plain(self, s);
         r = PBS_RX_PLAIN;
     }
     pbs_crit_leave(self);
     return r;
 }
 
-/* Steps 2 and 3 for a call that may not sleep, nothing held. LOOK: something is now. */
+/* Steps 2 and 3 for a call that may not sleep, nothing held. PBS_RX_LOOK: something is now. */
 static ssize_t empty(struct pbs_thread *self, struct pbs_sock *s, const struct pbs_dst *dst)
 {
-    bool is_empty = look(self, s);
+    bool is_empty = pbs_rx_look(self, s);
 
     if (pbs_sock_holds(s))
-        return LOOK;
+        return PBS_RX_LOOK;
     return dst->done || is_empty ? done_or(self, s, dst, -EAGAIN) : plain_now(self, s);
 }
 
 /* Before the first sleep after an arming that brought bytes (s->unverified): is there an error
- * behind them? LOOK: look again; SLEEP: nothing is there. */
+ * behind them? PBS_RX_LOOK: look again; PBS_RX_SLEEP: nothing is there. */
 static ssize_t verify(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                       long long flags, bool look_only)
 {
     ssize_t r;
 
     if (!s->unverified || !pbs_fdtab_is(fd, &s->file))
-        return SLEEP;
-    look(self, s); /* what the ring can bring it brings first */
+        return PBS_RX_SLEEP;
+    pbs_rx_look(self, s); /* what the ring can bring it brings first */
     if (pbs_sock_holds(s))
-        return LOOK;
+        return PBS_RX_LOOK;
     if (!s->armed)
-        return LOOK;
+        return PBS_RX_LOOK;
     if (look_only)
         return plain_now(self, s);
     r = pbs_rx_ask(self, s, fd, dst, (int)flags);
     if (r == -EAGAIN)
-        return SLEEP;
+        return PBS_RX_SLEEP;
     if (r == PBS_RX_PASS || (r > 0 && (flags & MSG_WAITALL) && dst->left))
-        return LOOK;
+        return PBS_RX_LOOK;
     if (dst->done && r < 0)
         pbs_rx_keep_error(s, r);
     return done_or(self, s, dst, r);
-}
-
-/* The record does not pay (policy auto): back to plain calls, with back-off. */
-static void step_back(struct pbs_thread *self, struct pbs_sock *s)
-{
-    if (pbs_unlikely(!self->ring)) /* a handler forked: here is its child */
-        return;
-    pbs_ring_cancel(self->ring, s, PBS_WHY_policy);
-    pbs_crit_enter(self);
-    pbs_lock(&s->file.lock);
-    if (s->state == PBS_ADOPTED)
-        s->state = PBS_WATCHED;
-    pbs_unlock(&s->file.lock);
-    pbs_crit_leave(self);
 }
 
 /* A call that consumes nothing, and something is there: its answer. False: nothing is. */
@@ -310,7 +165,7 @@ static bool looked(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     return true;
 }
 
-/* Step 1 as the call wants it. True: *r is the answer, or AGAIN; false: it has to wait for more. */
+/* Step 1 as the call wants it. True: *r is the answer, or PBS_RX_AGAIN; false: it has to wait for more. */
 static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    long long flags, bool pinned, ssize_t *r)
 {
@@ -325,7 +180,7 @@ static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     while (*r >= 0 && dst->left && dst->done && !all && top_up(self, s, fd, dst, flags))
         *r = take(self, s, fd, dst, flags, pinned);
     if (*r == STALE && !dst->done) {
-        *r = AGAIN;
+        *r = PBS_RX_AGAIN;
         return true;
     }
     if (*r >= 0 && dst->left && (all || !dst->done))
@@ -343,11 +198,11 @@ static ssize_t by_ghost(struct pbs_thread *self, struct pbs_sock *s, struct pbs_
 
     if (s->ghost < 0)
         return done_or(self, s, dst, 0);
-    begin_plain(self, s);
+    pbs_rx_begin_plain(self, s);
     r = pbs_rx_rest(self, s, s->ghost, dst, (int)flags);
     if (r == -EINTR &&
         atomic_load_explicit(&self->wait_signal, memory_order_relaxed) == PBS_SIG_RESTART)
-        return AGAIN;
+        return PBS_RX_AGAIN;
     return r;
 }
 
@@ -363,45 +218,45 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
         if (look_only ? looked(self, s, fd, dst, flags, &r)
                       : served(self, s, fd, dst, flags, pinned, &r))
             break;
-        switch (prepare(self, s, fd, flags, look_only, pinned, &sleeps)) {
-        case ELSEWHERE:
-            r = dst->done ? done_or(self, s, dst, 0) : AGAIN;
+        switch (pbs_rx_prepare(self, s, fd, flags, look_only, pinned, &sleeps)) {
+        case PBS_RX_ELSEWHERE:
+            r = dst->done ? done_or(self, s, dst, 0) : PBS_RX_AGAIN;
             goto out;
-        case GONE:
+        case PBS_RX_GONE:
             r = by_ghost(self, s, dst, flags);
             goto out;
-        case PLAIN:
+        case PBS_RX_UNARMED:
             r = PBS_RX_PLAIN;
             if (dst->done)
                 r = pbs_rx_rest(self, s, fd, dst, (int)flags);
             goto out;
-        case ARMED:
+        case PBS_RX_ARMED:
             break;
         }
         if (pbs_sock_holds(s))
             continue;
         r = sleeps ? verify(self, s, fd, dst, flags, look_only) : empty(self, s, dst);
-        if (r == SLEEP) {
+        if (r == PBS_RX_SLEEP) {
             pinned = true;
             if (s->timeout && !deadline)
                 deadline = pbs_now_ns() + s->timeout;
-            r = sleep_once(self, s, dst, deadline);
-        } else if (r != LOOK) {
+            r = pbs_rx_sleep(self, s, dst, deadline);
+        } else if (r != PBS_RX_LOOK) {
             break;
         }
-        if (r != LOOK) {
+        if (r != PBS_RX_LOOK) {
             if (!wanted) /* len 0: the kernel gives 0 after any sleep, timed out or interrupted */
                 r = 0;
-            else if (r != AGAIN)
+            else if (r != PBS_RX_AGAIN)
                 r = done_or(self, s, dst, r);
             break;
         }
         if (pbs_policy_wakeup(&s->tally, pbs_conf.policy))
-            step_back(self, s);
+            pbs_rx_step_back(self, s);
     }
 out:
     if (pinned || atomic_load_explicit(&self->waiting, memory_order_relaxed) == s)
-        unpin(self, s);
+        pbs_rx_unpin(self, s);
     return r;
 }
 
@@ -445,7 +300,7 @@ static PBS_COLD ssize_t miss(struct pbs_thread *self, struct pbs_sock *s, int fd
         if (!dst->left && (flags & PBS_RX_READ))
             return PBS_RX_PASS; /* read() of nothing asks for nothing */
         r = slow(self, s, fd, dst, flags);
-        if (r != AGAIN)
+        if (r != PBS_RX_AGAIN)
             return r;
         pbs_attend();
         s = (struct pbs_sock *)pbs_fdtab_find(fd);

@@ -77,6 +77,52 @@ void pbs_pass(struct pbs_thread *self, struct pbs_sock *s, enum pbs_reason why);
 /* Reads SO_RCVTIMEO in ns; 0: none. */
 int64_t pbs_ask_timeout(int fd);
 
+/* ---- between the steps: armed or not, looked at, slept for (rx_wait.c); owning thread ---- */
+
+/* What a step may say beside an answer: start over with the number, look again, go to sleep. */
+enum { PBS_RX_AGAIN = -200002, PBS_RX_LOOK = -200003, PBS_RX_SLEEP = -200004 };
+
+/* This thread sleeps for s, which is then what the call is about even if its number is gone. A
+ * handler ends that, and so does a close that finds nothing of s armed: its record may be another
+ * socket's when the call goes on. s locked. */
+static inline bool pbs_rx_pins(struct pbs_thread *self, struct pbs_sock *s)
+{
+    return atomic_load_explicit(&self->waiting, memory_order_relaxed) == s &&
+           s->life == self->waiting_life;
+}
+
+/* This thread no longer sleeps for s. If its number went away meanwhile, so does its request. */
+void pbs_rx_unpin(struct pbs_thread *self, struct pbs_sock *s);
+
+/*
+ * Steps 2 and 3 for a call that may not sleep: run deferred work if there is any, bounded, so that
+ * a fast sender cannot keep us. True: s is empty as far as anybody was ever told, so EAGAIN.
+ */
+bool pbs_rx_look(struct pbs_thread *self, struct pbs_sock *s);
+
+/*
+ * Step 4: sleep in the ring. Returns PBS_RX_LOOK, -errno to end with, PBS_RX_AGAIN to start over with
+ * the number, as the kernel's restarted system call would.
+ */
+ssize_t pbs_rx_sleep(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
+                     int64_t deadline);
+
+/* Marks this thread as about to make a real call on s (thread.h: plain, call). */
+void pbs_rx_begin_plain(struct pbs_thread *self, struct pbs_sock *s);
+
+enum pbs_armed { PBS_RX_ARMED, PBS_RX_UNARMED, PBS_RX_GONE, PBS_RX_ELSEWHERE };
+
+/*
+ * Sees to it that s is armed here, and pins it if the call may sleep. PBS_RX_UNARMED: it is not, nothing is
+ * held, and the thread is marked as about to make a plain call. PBS_RX_GONE: the number is, and the request
+ * of the call that slept has ended. PBS_RX_ELSEWHERE: the number stands for something else.
+ */
+enum pbs_armed pbs_rx_prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, long long flags,
+                              bool look_only, bool pinned, bool *sleeps);
+
+/* The record does not pay (policy auto): back to plain calls, with back-off. */
+void pbs_rx_step_back(struct pbs_thread *self, struct pbs_sock *s);
+
 /* ---- the rare ways (rx_odd.c) ---- */
 
 /* MSG_PEEK on held bytes: those, then what the kernel has. PBS_RX_PASS: none are held. */
