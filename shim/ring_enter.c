@@ -152,7 +152,7 @@ static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
     s->fresh_arm = false;
     if (!(flags & IORING_CQE_F_MORE))
         ended(r, s, res);
-    if (s->items && pbs_sock_holds(s))
+    if (s->items && (res > 0 || s->error)) /* a cancellation is no news */
         pbs_ring_arrived(s);
     if (pbs_unlikely(!s->file.nfds && !s->armed && !pbs_ring_sleeps_for(self, s))) {
         pbs_ring_dispose(s);
