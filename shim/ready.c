@@ -185,6 +185,7 @@ static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsign
 {
     struct pbs_ring *ring = self->ring;
     unsigned passes;
+    bool handled;
     int r;
 
     for (;;) {
@@ -200,12 +201,15 @@ static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsign
         if (now)
             return PBS_SERVED_NONE;
         r = pbs_ring_wait(ring, deadline, false, mask);
-        if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE)
-            /* Without the ring: the handler forked, here is its child, and it knows no number. */
-            return self->ring == ring && any_gone(v, n) && ask(v, n) ? PBS_SERVED_READY
-                                                                     : PBS_SERVED_EINTR;
-        if (r == -ETIME && !any_ready(v, n))
-            return any_gone(v, n) && ask(v, n) ? PBS_SERVED_READY : PBS_SERVED_NONE;
+        if (self->ring != ring) /* a handler forked, here is its child, and it knows no number */
+            return PBS_SERVED_EINTR;
+        handled = atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE;
+        if (any_ready(v, n) || (r != -ETIME && !handled))
+            continue; /* as in the kernel readiness wins over a signal */
+        if (any_gone(v, n) && ask(v, n))
+            return PBS_SERVED_READY;
+        /* And so does the time, if the signal was masked while it ran. */
+        return r == -ETIME ? PBS_SERVED_NONE : PBS_SERVED_EINTR;
     }
 }
 

@@ -221,6 +221,16 @@ static bool watched(struct pbs_thread *self, struct pbs_epoll *set, int epfd)
     return ok;
 }
 
+/* A handler has run, or one might have. As in the kernel an event wins; and so does the time, if it
+ * was over when a signal that was masked meanwhile came through. */
+static int interrupted(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
+                       struct epoll_event *ev, int max, int r)
+{
+    int n = pbs_fdtab_is(epfd, &set->file) ? gather(self, set, epfd, ev, max, true, false) : 0;
+
+    return n || r == -ETIME ? n : -EINTR;
+}
+
 #define NOT_TAKEN (-200000)
 
 /* The wait in the ring. Events, 0 when the time is over, -errno; NOT_TAKEN: it is the kernel's to wait
@@ -233,6 +243,7 @@ static int wait_taken(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
     bool over = !ns;
 
     for (unsigned passes = 0;; passes++) {
+        bool handled;
         int n, r;
 
         if (!watched(self, set, epfd))
@@ -251,10 +262,11 @@ static int wait_taken(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
         if (over)
             continue;
         r = pbs_ring_wait(ring, deadline, true, mask);
-        if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE)
-            return -EINTR;
-        if (r == -EINTR)
-            return self->ring == ring ? r : NOT_TAKEN;
+        handled = atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE;
+        if (self->ring != ring)
+            return handled ? -EINTR : NOT_TAKEN;
+        if (handled || r == -EINTR)
+            return interrupted(self, set, epfd, ev, max, r);
         over = r == -ETIME;
         passes = 0;
     }
