@@ -136,7 +136,7 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
 
         if (it->round != set->round && due(it)) {
             if (n == max) {
-                set->our_turn = share == max;
+                set->our_turn = share != 0;
                 break;
             }
             if (!pbs_user_writable(self, &ev[n], sizeof(*ev)))
