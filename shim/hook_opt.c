@@ -108,8 +108,10 @@ PBS_EXPORT int shutdown(int fd, int how)
 
     pbs_attend();
     r = real.shutdown(fd, how);
-    if (!r && how != SHUT_WR && pbs_self)
-        pbs_self->ready_epoch++; /* there is something to read now: end of file */
+    /* From now on it is readable for good, and a request that brings bytes after it does not say so
+     * (Linux 6.18). */
+    if (!r && how != SHUT_WR)
+        pbs_release_fd(fd, PBS_WHY_eof);
     return r;
 }
 

@@ -68,8 +68,8 @@ run_ctest() {
         return 0
     fi
     say "==== $part"
-    # Some kernels lay memory out in more ways than ThreadSanitizer's map has room for.
-    if [ "$part" = tsan ] && setarch -R true 2>/dev/null; then
+    # Some kernels lay memory out in more ways than the sanitizers' maps have room for.
+    if [[ $part = ?san ]] && setarch -R true 2>/dev/null; then
         wrap=(setarch -R)
     fi
     "${wrap[@]}" ctest --test-dir "build/$preset" --output-on-failure --parallel "$jobs" "$@" \
