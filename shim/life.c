@@ -226,6 +226,8 @@ static void close_epoll(struct pbs_thread *self, struct pbs_epoll *set, int fd)
 {
     bool last;
 
+    if (set->file.nfds > 1)
+        pbs_epoll_unmask(self, set); /* its members can be changed no more by this number */
     pbs_crit_enter(self);
     pbs_lock(&set->file.lock);
     last = pbs_fdtab_is(fd, &set->file);
