@@ -47,6 +47,15 @@ static void recheck(struct pbs_thread *self, struct pbs_epoll *set, uint64_t dat
         pbs_release(self, s, PBS_WHY_epoll);
 }
 
+/* Its waiter, another thread, may be asleep: what the ring holds of a member wakes nobody. */
+static void wake_waiter(struct pbs_thread *self, struct pbs_epoll *set)
+{
+    struct pbs_ring *r = atomic_load(&set->watch.ring);
+
+    if (r && r != self->ring && atomic_load(&set->nready))
+        pbs_ring_nudge(r);
+}
+
 int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 {
     struct pbs_file *e = pbs_fdtab_find(epfd), *f = pbs_fdtab_find(fd);
@@ -85,7 +94,9 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
         pbs_item_mod(self, set, f, fd, &copy, masked);
     else if (op == EPOLL_CTL_DEL)
         pbs_item_del(self, set, f, fd);
-    if (op != EPOLL_CTL_DEL)
+    if (op != EPOLL_CTL_DEL) {
         recheck(self, set, copy.data.u64, s);
+        wake_waiter(self, set);
+    }
     return r;
 }

@@ -54,6 +54,14 @@ static void kick_and_wait(struct pbs_ring *r)
     atomic_fetch_sub(&r->waiters, 1);
 }
 
+void pbs_ring_nudge(struct pbs_ring *r)
+{
+    atomic_store(&r->nudged,
+                 true); /* partner: pbs_ring_wait, which has read `kick` before it looks */
+    atomic_fetch_add(&r->kick, 1);
+    pbs_futex_wake_shared(&r->kick);
+}
+
 void pbs_ring_revoke(struct pbs_sock *s, enum pbs_reason why)
 {
     struct pbs_ring *r = s->ring;

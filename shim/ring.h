@@ -68,6 +68,8 @@ struct pbs_ring {
 
     atomic_bool orphans; /* a number was closed while the owner slept for its socket among others */
 
+    atomic_bool nudged; /* another thread has something for the owner to look at before it sleeps */
+
     atomic_uint in_enter; /* partner: revoker's look, see above */
     atomic_uint kick;     /* the word that FUTEX_WAIT watches */
     atomic_uint waiters;  /* revokers waiting for an answer */
@@ -126,6 +128,10 @@ unsigned pbs_ring_drain(struct pbs_ring *r);
  * its count. Returns 0, -EINTR or -ETIME as far as the kernel told.
  */
 int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const sigset_t *mask);
+
+/* Owner's next sleep, or the one under way, ends at once: there is something to look at again. Any
+ * thread but the owner. */
+void pbs_ring_nudge(struct pbs_ring *r);
 
 /* Arms w on fd, fired from the start. Owner only. False: no entry was free. */
 bool pbs_ring_watch(struct pbs_ring *r, struct pbs_watch *w, int fd);

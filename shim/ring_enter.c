@@ -262,9 +262,11 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const
     bool ext = deadline || mask;
     unsigned todo;
     long ret = 0;
+    bool nudged;
 
     pbs_crit_enter(self);
     todo = announce(r, true);
+    nudged = atomic_exchange(&r->nudged, false);
     if (todo && submit_first) {
         submit(r);
         todo = 0;
@@ -281,7 +283,7 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const
     }
     if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed))
         ret = -EINTR;
-    if (!ret) {
+    if (!ret && !nudged) {
         pbs_crit_leave(self);
         ret = pbs_sleep_call(self, SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 1,
                              IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING |
