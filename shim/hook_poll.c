@@ -10,14 +10,16 @@
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
 /* merged: answers with r, or false: make the plain call. span is the caller's. */
-#define WAIT(concerns, merged, plain)                                                              \
+#define WAIT(concerns, merged, plain) WAIT_SLEPT(concerns, merged, plain, pbs_ready_slept(plain))
+
+#define WAIT_SLEPT(concerns, merged, plain, slept)                                                 \
     do {                                                                                           \
         int r = 0;                                                                                 \
                                                                                                    \
         pbs_attend();                                                                              \
         if (pbs_likely(!(concerns)))                                                               \
             return plain;                                                                          \
-        return merged ? r : pbs_ready_slept(plain);                                                \
+        return merged ? r : slept;                                                                 \
     } while (0)
 
 PBS_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
@@ -158,13 +160,16 @@ static struct pbs_epoll *set_of(int epfd)
     return f && f->kind == PBS_FILE_EPOLL && !pbs_in_vfork_child ? (struct pbs_epoll *)f : NULL;
 }
 
+#define EPOLL_WAIT(concerns, mask, plain)                                                          \
+    WAIT_SLEPT(concerns, pbs_ready_epoll(set, epfd, ev, max, &span, mask, &r), plain,              \
+               pbs_ready_epoll_slept(set, epfd, ev, plain))
+
 PBS_EXPORT int epoll_wait(int epfd, struct epoll_event *ev, int max, int timeout)
 {
     struct pbs_span span = pbs_span_of_ms(timeout);
     struct pbs_epoll *set = set_of(epfd);
 
-    WAIT(set, pbs_ready_epoll(set, epfd, ev, max, &span, NULL, &r),
-         real.epoll_wait(epfd, ev, max, pbs_span_ms(&span, timeout)));
+    EPOLL_WAIT(set, NULL, real.epoll_wait(epfd, ev, max, pbs_span_ms(&span, timeout)));
 }
 
 PBS_EXPORT int epoll_pwait(int epfd, struct epoll_event *ev, int max, int timeout,
@@ -173,8 +178,8 @@ PBS_EXPORT int epoll_pwait(int epfd, struct epoll_event *ev, int max, int timeou
     struct pbs_span span = pbs_span_of_ms(timeout);
     struct pbs_epoll *set = set_of(epfd);
 
-    WAIT(set && pbs_ready_mask_ok(mask), pbs_ready_epoll(set, epfd, ev, max, &span, mask, &r),
-         real.epoll_pwait(epfd, ev, max, pbs_span_ms(&span, timeout), mask));
+    EPOLL_WAIT(set && pbs_ready_mask_ok(mask), mask,
+               real.epoll_pwait(epfd, ev, max, pbs_span_ms(&span, timeout), mask));
 }
 
 PBS_EXPORT int epoll_pwait2(int epfd, struct epoll_event *ev, int max,
@@ -184,9 +189,12 @@ PBS_EXPORT int epoll_pwait2(int epfd, struct epoll_event *ev, int max,
     struct pbs_span span = {.ns = -1};
     struct timespec left;
 
-    WAIT(set && pbs_ready_time_ok(timeout) && pbs_ready_mask_ok(mask),
-         (span = pbs_span_of(timeout), pbs_ready_epoll(set, epfd, ev, max, &span, mask, &r)),
-         real.epoll_pwait2(epfd, ev, max, rest(&span, timeout, &left), mask));
+    if (set && pbs_ready_time_ok(timeout))
+        span = pbs_span_of(timeout);
+    else
+        set = NULL;
+    EPOLL_WAIT(set && pbs_ready_mask_ok(mask), mask,
+               real.epoll_pwait2(epfd, ev, max, rest(&span, timeout, &left), mask));
 }
 
 /* ---- by number: these two write the time that was left ---- */

@@ -230,6 +230,7 @@ void pbs_item_mod(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fil
         pbs_item_set_masked(it, masked);
         it->events = ev->events;
         it->spent = false;
+        it->poked = false;
         if (it->data != ev->data.u64) {
             unname(it);
             it->data = ev->data.u64;

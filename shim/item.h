@@ -34,6 +34,7 @@ struct pbs_item {
     bool spent;   /* EPOLLONESHOT: reported, disabled until the next MOD */
     bool listed;  /* in set->ready */
     bool masked;  /* EPOLLIN is the ring's to tell, and not asked of the kernel (takeover.c) */
+    bool poked;   /* the kernel is asked for output, too, to end a sleep in it (takeover.c) */
     unsigned round;
     struct pbs_item *sock_next;
     struct pbs_item *prev, *next; /* in set->ready */
@@ -120,6 +121,14 @@ void pbs_epoll_unmask(struct pbs_thread *self, struct pbs_epoll *set);
  * goes on telling when it is readable. */
 uint32_t pbs_item_asks(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd,
                        uint32_t events, bool *masked);
+
+/*
+ * A thread that sleeps in the kernel for the member is not woken by what we hold of it. It is by
+ * output, which there nearly always is; who is told of that takes it back. told: the event has been
+ * given. set locked.
+ */
+void pbs_item_poke(struct pbs_item *it);
+void pbs_item_unpoke(struct pbs_item *it, bool told);
 
 /* Does self wait on set in its ring? */
 bool pbs_epoll_taken(struct pbs_thread *self, struct pbs_epoll *set);

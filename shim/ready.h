@@ -67,6 +67,9 @@ bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, struct pbs_span *s
 bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int max,
                      struct pbs_span *span, const sigset_t *mask, int *r);
 
+/* pbs_ready_slept() for epoll: n events came, and what we hold of the same members is added. */
+int pbs_ready_epoll_slept(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int n);
+
 /* Whether the kernel would take these: if not, it is asked, and refuses. */
 bool pbs_ready_time_ok(const struct timespec *t);
 bool pbs_ready_mask_ok(const sigset_t *mask);
@@ -81,6 +84,10 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev);
 
 /* A look at the kernel's readiness gave r: more than 0 tells this thread that something is ready. */
 int pbs_ready_told(int r);
+
+/* The events of a member that have to be reported now, were the kernel to say nothing of it. set
+ * locked. */
+uint32_t pbs_ready_due(const struct pbs_item *it);
 
 /* What we add to the kernel's bits for a caller that asks for events. */
 short pbs_ready_bits(struct pbs_file *f, short events);

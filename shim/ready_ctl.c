@@ -47,12 +47,24 @@ static void recheck(struct pbs_thread *self, struct pbs_epoll *set, uint64_t dat
         pbs_release(self, s, PBS_WHY_epoll);
 }
 
-/* Its waiter, another thread, may be asleep: what the ring holds of a member wakes nobody. */
-static void wake_waiter(struct pbs_thread *self, struct pbs_epoll *set)
+/* Others may be asleep in a wait on it, in a ring or in the kernel: what we hold of a member wakes
+ * nobody. */
+static void wake_waiter(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd)
 {
     struct pbs_ring *r = atomic_load(&set->watch.ring);
+    uint64_t waiter = atomic_load(&set->waiter);
+    struct pbs_item *it;
 
-    if (r && r != self->ring && atomic_load(&set->nready))
+    if (!atomic_load(&set->nready) || !waiter || (waiter == self->id && !set->refused))
+        return;
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    it = pbs_item_find(set, f, fd);
+    if (it && pbs_ready_due(it))
+        pbs_item_poke(it);
+    pbs_unlock(&set->file.lock);
+    pbs_crit_leave(self);
+    if (r && r != self->ring)
         pbs_ring_nudge(r);
 }
 
@@ -96,7 +108,7 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
         pbs_item_del(self, set, f, fd);
     if (op != EPOLL_CTL_DEL) {
         recheck(self, set, copy.data.u64, s);
-        wake_waiter(self, set);
+        wake_waiter(self, set, f, fd);
     }
     return r;
 }

@@ -22,8 +22,7 @@ static uint32_t item_bits(const struct pbs_item *it)
     return bits;
 }
 
-/* Has to be reported now, were the kernel to say nothing of it. */
-static uint32_t due(const struct pbs_item *it)
+uint32_t pbs_ready_due(const struct pbs_item *it)
 {
     return (it->events & EPOLLET) && !it->fresh ? 0 : item_bits(it);
 }
@@ -51,9 +50,10 @@ static int count_due(struct pbs_epoll *set)
 
     for (it = set->ready; it; it = next) {
         next = it->next;
+        pbs_item_unpoke(it, false);
         if (!pbs_item_holds(it))
             pbs_item_unlist(it);
-        else if (due(it))
+        else if (pbs_ready_due(it))
             n++;
     }
     return n;
@@ -83,6 +83,12 @@ static void merge(struct pbs_thread *self, struct pbs_epoll *set, int epfd, stru
         if (!it || it->twin) {
             self->ready_epoch++;
             continue;
+        }
+        if (it->poked) {
+            pbs_item_unpoke(it, true);
+            ev[i].events &= ~(uint32_t)EPOLLOUT;
+            if (!ev[i].events) /* at least: and if it was read meanwhile, so it may be plainly */
+                ev[i].events = it->events & (EPOLLIN | EPOLLRDNORM);
         }
         ev[i].events |= input_bits(it, ev[i].events);
         if ((ev[i].events & ~(uint32_t)EPOLLOUT) && it->sock && it->sock->armed)
@@ -134,7 +140,7 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
     for (it = set->ready; it;) {
         struct pbs_item *next = it == last ? NULL : it->next;
 
-        if (it->round != set->round && due(it)) {
+        if (it->round != set->round && pbs_ready_due(it)) {
             if (n == max) {
                 set->our_turn = share != 0;
                 break;
@@ -345,4 +351,21 @@ bool pbs_ready_epoll(struct pbs_epoll *set, int epfd, struct epoll_event *ev, in
     errno = n < 0 ? -n : saved;
     *r = n < 0 ? -1 : n;
     return true;
+}
+
+int pbs_ready_epoll_slept(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int n)
+{
+    struct pbs_thread *self = pbs_self;
+
+    n = pbs_ready_slept(n);
+    if (!self || pbs_likely(n <= 0 || !atomic_load_explicit(&set->nready, memory_order_relaxed)) ||
+        !pbs_fdtab_is(epfd, &set->file))
+        return n;
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    set->round++;
+    merge(self, set, epfd, ev, n);
+    pbs_unlock(&set->file.lock);
+    pbs_crit_leave(self);
+    return n;
 }

@@ -48,6 +48,21 @@ static void unmask(struct pbs_item *it)
     it->set->watch.fired = true;
 }
 
+void pbs_item_poke(struct pbs_item *it)
+{
+    if (!(it->events & (OUTPUT | EPOLLEXCLUSIVE)) && !it->masked && changeable(it))
+        it->poked = change(it, it->events | EPOLLOUT);
+}
+
+void pbs_item_unpoke(struct pbs_item *it, bool told)
+{
+    if (!it->poked)
+        return;
+    it->poked = false;
+    if (!(told && (it->events & EPOLLONESHOT)) && changeable(it))
+        change(it, it->events);
+}
+
 void pbs_items_mask(struct pbs_thread *self, struct pbs_sock *s)
 {
     struct pbs_item *it = s->items;
