@@ -178,6 +178,51 @@ static void test_ctl_changed_while_the_loop_sleeps(void)
     }
 }
 
+struct handed {
+    int ep;
+    pid_t loop;
+    struct pair p;
+    uint32_t trigger;
+};
+
+/* An acceptor that reads a header and gives the connection to a loop that sleeps. */
+static void *hand_over(void *arg)
+{
+    struct handed *h = arg;
+
+    h->p = pair_open_held(20);
+    set_nonblock(h->p.us, true);
+    wait_asleep(h->loop);
+    ep_ctl(h->ep, EPOLL_CTL_ADD, h->p.us, EPOLLIN | h->trigger, 4);
+    return NULL;
+}
+
+static void test_ctl_handed_over_with_bytes_unread(void)
+{
+    for (int i = 0; i < 16; i++) {
+        struct handed h = {
+            .ep = MUST(epoll_create1(0)), .loop = my_tid(), .trigger = triggers[i & 1]};
+        struct pair busy = pair_open();
+        struct worker w;
+
+        set_nonblock(busy.us, true);
+        ep_ctl(h.ep, EPOLL_CTL_ADD, busy.us, EPOLLIN, 99);
+        if (i & 2)
+            check_empty(busy.us);
+        worker_start(&w, hand_over, &h);
+        check_event(h.ep, 4, EPOLLIN);
+        worker_join(&w);
+        CHECK_EQ(read_all(&h.p, 6), 20);
+        check_quiet(h.ep, i & 1);
+        put(&h.p, 5);
+        check_event(h.ep, 4, EPOLLIN);
+        CHECK_EQ(read_all(&h.p, 6), 5);
+        pair_close(&h.p);
+        pair_close(&busy);
+        close(h.ep);
+    }
+}
+
 static void *close_it(void *arg)
 {
     MUST(close(*(int *)arg));
@@ -340,6 +385,7 @@ const struct test_case test_cases[] = {
     CASE(test_ctl_added_while_the_loop_sleeps),
     CASE(test_ctl_removed_while_the_loop_sleeps),
     CASE(test_ctl_changed_while_the_loop_sleeps),
+    CASE(test_ctl_handed_over_with_bytes_unread),
     CASE(test_ctl_instance_closed_between_sleeps),
     CASE(test_dup_members_are_told_each),
     CASE(test_dup_member_outlives_its_number),
