@@ -198,8 +198,8 @@ static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsign
             return any_gone(v, n) && ask(v, n) ? PBS_SERVED_READY : PBS_SERVED_NOT;
         if (!verify(self, v, n, now))
             return PBS_SERVED_NOT;
-        if (now)
-            return PBS_SERVED_NONE;
+        if (now) /* a signal that the mask lets in ends it, if nothing is ready */
+            return mask ? PBS_SERVED_NOT : PBS_SERVED_NONE;
         r = pbs_ring_wait(ring, deadline, false, mask);
         if (self->ring != ring) /* a handler forked, here is its child, and it knows no number */
             return PBS_SERVED_EINTR;
