@@ -48,18 +48,21 @@ need() {
 
 # in_leg LEG TAG COMMAND...: becomes the command. Use it in a subshell or in the background.
 in_leg() {
-    local leg=$1 tag=$2 name runtime size=()
+    local leg=$1 tag=$2 name runtime tiny=()
     shift 2
     for name in $(compgen -e PBUFSHIM_ || true); do
         unset "$name"
     done
     [ "$leg" != plain ] || exec "$@"
+    # Workers of a server that root has started are somebody else.
     mkdir -p "$work/stats.$tag"
-    [ "$leg" != starved ] || leg=always size=(PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64)
+    chmod 755 "$work"
+    chmod 1777 "$work/stats.$tag"
+    [ "$leg" != starved ] || leg=always tiny=(PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64)
     # A sanitizer's runtime wants to be first.
     runtime=$(ldd "$LIB" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ { print $3; exit }')
     exec env LD_PRELOAD="${runtime:+$runtime }$LIB" PBUFSHIM_POLICY="$leg" \
-        PBUFSHIM_STATS="$work/stats.$tag/%p" "${size[@]}" "$@"
+        PBUFSHIM_STATS="$work/stats.$tag/%p" "${tiny[@]}" "$@"
 }
 
 # spawn LEG TAG COMMAND...: in the background; its process is $pid. Input comes from $input, output
