@@ -168,6 +168,13 @@ served() {
     [[ $1 != @(always|starved) ]] || [ "$ring" -gt 0 ] || fail "false green: $3 got no byte by a ring"
 }
 
+# unserved LEG TAG WHO: the library was there, and served nothing.
+unserved() {
+    [ "$1" != plain ] || return 0
+    compgen -G "$work/stats.$2/*" >/dev/null || fail "$3: the library wrote no counters"
+    same "bytes that $3 got by a ring" 0 "$(stat_of "$2" ring_bytes)"
+}
+
 # passed LEG TAG REASON WHO: under policy always every socket that was given up was so for this reason, and
 # at least one was.
 passed() {
