@@ -17,11 +17,22 @@
 : "${LIB:?the library}" "${BUILD:=$(dirname "$LIB")}"
 work=$(mktemp -d "${TMPDIR:-/tmp}/pbufshim.XXXXXX")
 
+# below PID: its children and theirs.
+below() {
+    local child
+    for child in $(cat /proc/"$1"/task/*/children 2>/dev/null); do
+        printf '%s\n' "$child"
+        below "$child"
+    done
+}
+
 cleanup() {
     local pid
-    # Only children that still run: any other number may be someone else's by now.
+    # Only what still runs beneath us: any other number may be someone else's by now. A server's
+    # workers do not end because it is killed.
     for pid in $(jobs -pr); do
-        kill -KILL "$pid" 2>/dev/null || true
+        # shellcheck disable=SC2046
+        kill -KILL "$pid" $(below "$pid") 2>/dev/null || true
     done
     # The shell's words about them would hide our own last line.
     wait 2>/dev/null || true
