@@ -28,14 +28,15 @@ below() {
 
 cleanup() {
     local pid
+    # The shell's words about them would hide our own last line.
+    exec 2>/dev/null
     # Only what still runs beneath us: any other number may be someone else's by now. A server's
     # workers do not end because it is killed.
     for pid in $(jobs -pr); do
         # shellcheck disable=SC2046
-        kill -KILL "$pid" $(below "$pid") 2>/dev/null || true
+        kill -KILL "$pid" $(below "$pid") || true
     done
-    # The shell's words about them would hide our own last line.
-    wait 2>/dev/null || true
+    wait || true
     rm -rf "$work"
 }
 trap cleanup EXIT
