@@ -162,7 +162,7 @@ static bool verify(struct pbs_thread *self, const struct pbs_seat *v, unsigned n
     return true;
 }
 
-/* The kernel's word on all of them, and ours on those whose number still stands for them. */
+/* The kernel's word on all of them, and ours on what the numbers stand for by now. */
 static bool ask(struct pbs_seat *v, unsigned n)
 {
     struct pollfd p[PBS_SEATS];
@@ -172,9 +172,11 @@ static bool ask(struct pbs_seat *v, unsigned n)
         p[i] = (struct pollfd){.fd = v[i].fd, .events = v[i].events};
     pbs_ready_told((int)pbs_sys3(SYS_poll, p, n, 0));
     for (unsigned i = 0; i < n; i++) {
+        struct pbs_file *f = pbs_fdtab_find(v[i].fd);
+
         v[i].bits = p[i].revents;
-        if (!gone(&v[i]))
-            v[i].bits |= pbs_ready_bits(&v[i].s->file, v[i].events);
+        if (f)
+            v[i].bits |= pbs_ready_bits(f, v[i].events);
         any |= v[i].bits != 0;
     }
     return any;
