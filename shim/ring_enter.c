@@ -162,12 +162,24 @@ static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
     pbs_unlock(&s->file.lock);
 }
 
+/*
+ * The oldest completion, or NULL. Not by io_uring_peek_cqe(): asked for more than is there, it enters
+ * the kernel as long as the kernel says that work waits. Whether to do that is for the caller, who
+ * refills the pool before, serves revokes, counts, and comes to an end.
+ */
+static struct io_uring_cqe *oldest(struct pbs_ring *r)
+{
+    struct io_uring_cq *cq = &r->uring.cq;
+
+    return io_uring_cq_ready(&r->uring) ? &cq->cqes[*cq->khead & cq->ring_mask] : NULL;
+}
+
 unsigned pbs_ring_reap(struct pbs_ring *r)
 {
     struct io_uring_cqe *cqe;
     unsigned n = 0;
 
-    while (io_uring_peek_cqe(&r->uring, &cqe) == 0) {
+    while ((cqe = oldest(r))) {
         uint64_t ud = cqe->user_data;
         unsigned flags = cqe->flags;
         int res = cqe->res;
