@@ -49,8 +49,9 @@ bool pbs_rx_faults(struct pbs_thread *self, struct pbs_sock *s, int fd, const st
     size_t there = s->held;
     int queued = 0;
 
-    /* More than the cache of proved pages takes in would be asked for at every call. */
-    if (dst->left <= PBS_PROVED / 2 * 4096 && pbs_rx_prove_all(self, dst))
+    /* More would take room from others in the cache of proved pages, and memory from the machine:
+     * what is proved is there. */
+    if (dst->left <= 2 * PBS_USER_RUN && pbs_rx_prove_all(self, dst))
         return false;
     pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
     there += queued > 0 ? (size_t)queued : 0;

@@ -14,7 +14,7 @@
 #include "base.h"
 #include "stats.h"
 
-#define PBS_PROVED 64 /* entries of the cache of proved pages, a power of two */
+#define PBS_PROVED 128 /* entries of the cache of proved pages, a power of two */
 
 /* How the first handler that ran since the start of a wait was installed. */
 enum pbs_wait_signal { PBS_SIG_NONE, PBS_SIG_RESTART, PBS_SIG_INTERRUPT };
@@ -59,9 +59,9 @@ struct pbs_thread {
     /* The wait has made pthread_cancel act at once, and registered this clean-up for it. */
     __pthread_unwind_buf_t *cleanup;
 
-    unsigned proved_epoch;              /* pbs_user_epoch when the caches were begun */
-    uintptr_t proved_write[PBS_PROVED]; /* page addresses + 1, by the page's number */
-    uintptr_t proved_read[PBS_PROVED];
+    unsigned proved_epoch;             /* pbs_user_epoch when the caches were begun */
+    uint64_t proved_write[PBS_PROVED]; /* runs of 16 pages, by the run's number (user.h) */
+    uint64_t proved_read[PBS_PROVED];
 
     struct pbs_stats stats;
 

@@ -31,12 +31,21 @@ static void renew(struct pbs_thread *self)
     self->proved_epoch = now;
 }
 
-static void remember(uintptr_t *cache, const void *p, size_t n)
+static void remember(uint64_t *cache, const void *p, size_t n)
 {
     uintptr_t first = (uintptr_t)p >> 12, last = ((uintptr_t)p + n - 1) >> 12;
 
-    for (; first <= last; first++)
-        cache[first % PBS_PROVED] = first + 1;
+    for (; first <= last; first = (first | 15) + 1) {
+        uint64_t *e = pbs_user_set(cache, first), key = pbs_user_run(first);
+
+        if (e[1] >> 16 == key >> 16) {
+            e++;
+        } else if (e[0] >> 16 != key >> 16) { /* the older one of the two goes */
+            e[1] = e[0];
+            e[0] = key;
+        }
+        *e |= pbs_user_bits(first, last);
+    }
 }
 
 static bool populate(const void *p, size_t n, int advice)

@@ -31,7 +31,30 @@ static inline bool pbs_user_absurd(const void *p, size_t n)
 PBS_COLD bool pbs_user_prove_write(struct pbs_thread *self, void *p, size_t n);
 PBS_COLD bool pbs_user_prove_read(struct pbs_thread *self, const void *p, size_t n);
 
-static inline bool pbs_user_proved(struct pbs_thread *self, const uintptr_t *cache, const void *p,
+/*
+ * An entry of the cache: (number + 1) << 16 of a run of 16 pages, and a bit for each of its pages that
+ * is proved. A server's buffers lie close together, one for each connection: in runs there is room
+ * for those of hundreds.
+ */
+#define PBS_USER_RUN 65536 /* bytes */
+
+/* The pages from first to last, in the run of first. */
+static inline uint64_t pbs_user_bits(uintptr_t first, uintptr_t last)
+{
+    uint64_t from = UINT64_C(0xffff) << first % 16 & 0xffff;
+
+    return last / 16 > first / 16 ? from : from & UINT64_C(0xffff) >> (15 - last % 16);
+}
+
+static inline uint64_t pbs_user_run(uintptr_t page)
+{
+    return (page / 16 + 1) << 16;
+}
+
+/* The two entries that a run may be in: two areas that are in use may share their places. */
+#define pbs_user_set(cache, page) (&(cache)[(page) / 16 % (PBS_PROVED / 2) * 2])
+
+static inline bool pbs_user_proved(struct pbs_thread *self, const uint64_t *cache, const void *p,
                                    size_t n)
 {
     uintptr_t first = (uintptr_t)p >> 12, last = ((uintptr_t)p + n - 1) >> 12;
@@ -41,9 +64,14 @@ static inline bool pbs_user_proved(struct pbs_thread *self, const uintptr_t *cac
         return false;
     if (pbs_unlikely(first > last)) /* wraps */
         return false;
-    for (; first <= last; first++)
-        if (cache[first % PBS_PROVED] != first + 1)
+    for (; first <= last; first = (first | 15) + 1) {
+        const uint64_t *e = pbs_user_set(cache, first);
+        uint64_t bits = pbs_user_bits(first, last), key = pbs_user_run(first);
+
+        if (((e[0] ^ key) & (~UINT64_C(0xffff) | bits)) != bits &&
+            ((e[1] ^ key) & (~UINT64_C(0xffff) | bits)) != bits)
             return false;
+    }
     return true;
 }
 

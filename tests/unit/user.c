@@ -166,10 +166,15 @@ static void test_proved_once_trusted_until_memory_changes(void **state)
     unmap(p, 1);
 }
 
-/* Two pages in one place of the cache: the later pushes the earlier out, neither stands for both. */
+#define RUN (PBS_USER_RUN / PAGE)
+
+/* Three pages for which the cache has two places: the latest pushes the earliest out, none stands for
+ * another. */
 static void test_proved_pages_that_share_a_place_kept_apart(void **state)
 {
-    char *p = pages(PBS_PROVED + 1, PROT_READ | PROT_WRITE), *far = p + PBS_PROVED * PAGE;
+    const size_t apart = PBS_PROVED / 2 * PBS_USER_RUN;
+    char *p = pages(PBS_PROVED * RUN + 1, PROT_READ | PROT_WRITE), *far = p + apart,
+         *farther = far + apart;
 
     (void)state;
     assert_true(pbs_user_writable(&self, p, 1));
@@ -177,14 +182,39 @@ static void test_proved_pages_that_share_a_place_kept_apart(void **state)
     assert_false(pbs_user_writable(&self, far, 1));
     assert_int_equal(mprotect(far, PAGE, PROT_READ | PROT_WRITE), 0);
     assert_true(pbs_user_writable(&self, far, 1));
+    assert_true(pbs_user_proved(&self, self.proved_write, p, 1));
+    assert_false(pbs_user_proved(&self, self.proved_write, farther, 1));
+    assert_true(pbs_user_writable(&self, farther, 1));
+    assert_true(pbs_user_proved(&self, self.proved_write, far, 1));
     assert_false(pbs_user_proved(&self, self.proved_write, p, 1));
     assert_true(pbs_user_writable(&self, p, 1));
-    unmap(p, PBS_PROVED + 1);
+    unmap(p, PBS_PROVED * RUN + 1);
+}
+
+/* What is proved is known page by page, also where a range crosses from one run into the next. */
+static void test_proved_pages_of_a_run_each_for_itself(void **state)
+{
+    char *mem = pages(4 * RUN, PROT_READ | PROT_WRITE);
+    char *p = (char *)(((uintptr_t)mem + PBS_USER_RUN - 1) & ~(uintptr_t)(PBS_USER_RUN - 1));
+
+    (void)state;
+    for (size_t first = 0; first < 2 * RUN; first++) {
+        for (size_t n = 1; first + n <= 2 * RUN; n++) {
+            pbs_user_changed();
+            assert_true(pbs_user_writable(&self, p + first * PAGE + 1, n * PAGE - 1));
+            for (size_t i = 0; i < 3 * RUN; i++)
+                assert_int_equal(pbs_user_proved(&self, self.proved_write, p + i * PAGE, PAGE),
+                                 i >= first && i < first + n);
+            assert_true(pbs_user_proved(&self, self.proved_write, p + first * PAGE, n * PAGE));
+            assert_false(pbs_user_proved(&self, self.proved_write, p + first * PAGE, n * PAGE + 1));
+        }
+    }
+    unmap(mem, 4 * RUN);
 }
 
 static void test_writable_more_pages_than_the_cache_has_yes(void **state)
 {
-    size_t n = 3 * PBS_PROVED;
+    size_t n = 3 * PBS_PROVED * RUN;
     char *p = pages(n, PROT_READ | PROT_WRITE);
 
     (void)state;
@@ -221,6 +251,7 @@ int main(void)
         cmocka_unit_test_setup(test_rewritable_no_byte_changes, fresh),
         cmocka_unit_test_setup(test_proved_once_trusted_until_memory_changes, fresh),
         cmocka_unit_test_setup(test_proved_pages_that_share_a_place_kept_apart, fresh),
+        cmocka_unit_test_setup(test_proved_pages_of_a_run_each_for_itself, fresh),
         cmocka_unit_test_setup(test_writable_more_pages_than_the_cache_has_yes, fresh),
         cmocka_unit_test_setup(test_absurd_addresses_named, fresh),
     };
