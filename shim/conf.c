@@ -13,7 +13,7 @@
 
 struct pbs_conf pbs_conf = {
     .policy = PBS_POLICY_AUTO,
-    .bufs = 64,
+    .bufs = 256,
     .buf_size = 4096,
 };
 

@@ -7,15 +7,22 @@
 #include "mem.h"
 
 #define FIRST_LENT 8 /* enough for a thread with one connection; grows on demand */
+#define MOST_LENT 64 /* the rest is for what many connections hold */
 
 static size_t pages(size_t n)
 {
     return (n + 4095) & ~(size_t)4095;
 }
 
+/* The table begins with the lists, so that an idle thread touches one page of it. */
+static size_t lists_size(unsigned total)
+{
+    return (total * (sizeof(uint32_t) + sizeof(uint16_t)) + 15) & ~(size_t)15;
+}
+
 static size_t table_size(unsigned total)
 {
-    return pages(total * (sizeof(struct pbs_piece) + sizeof(uint32_t) + sizeof(uint16_t)));
+    return pages(lists_size(total) + total * sizeof(struct pbs_piece));
 }
 
 size_t pbs_pbuf_ring_size(unsigned total)
@@ -32,14 +39,14 @@ static void check(const struct pbs_pbuf *p)
 int pbs_pbuf_init(struct pbs_pbuf *p, unsigned total, unsigned size, void *br, int bgid)
 {
     *p = (struct pbs_pbuf){.total = total, .size = size, .br = br, .bgid = bgid};
-    p->piece = pbs_mem_map(table_size(total));
+    p->return_next = pbs_mem_map(table_size(total));
     p->mem = pbs_mem_map(pages((size_t)total * size));
-    if (!p->piece || !p->mem) {
+    if (!p->return_next || !p->mem) {
         pbs_pbuf_destroy(p);
         return -ENOMEM;
     }
-    p->return_next = (uint32_t *)(p->piece + total);
     p->free = (uint16_t *)(p->return_next + total);
+    p->piece = (struct pbs_piece *)((char *)p->return_next + lists_size(total));
     for (unsigned i = 0; i < total; i++)
         p->free[i] = (uint16_t)(total - 1 - i);
     p->nfree = total;
@@ -50,11 +57,11 @@ int pbs_pbuf_init(struct pbs_pbuf *p, unsigned total, unsigned size, void *br, i
 
 void pbs_pbuf_destroy(struct pbs_pbuf *p)
 {
-    if (p->piece)
-        pbs_mem_unmap(p->piece, table_size(p->total));
+    if (p->return_next)
+        pbs_mem_unmap(p->return_next, table_size(p->total));
     if (p->mem)
         pbs_mem_unmap(p->mem, pages((size_t)p->total * p->size));
-    p->piece = NULL;
+    p->return_next = NULL;
     p->mem = NULL;
 }
 
@@ -91,8 +98,10 @@ void pbs_pbuf_refill(struct pbs_pbuf *p)
 
 bool pbs_pbuf_grow(struct pbs_pbuf *p)
 {
-    if (p->want < p->total)
-        p->want = p->want * 2 < p->total ? p->want * 2 : p->total;
+    unsigned most = p->total < MOST_LENT ? p->total : MOST_LENT;
+
+    if (p->want < most)
+        p->want = p->want * 2 < most ? p->want * 2 : most;
     return p->nfree > 0;
 }
 

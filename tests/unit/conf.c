@@ -112,7 +112,7 @@ static void check_defaults(const struct pbs_conf *c)
 {
     assert_int_equal(c->policy, PBS_POLICY_AUTO);
     assert_true(c->enabled);
-    assert_int_equal(c->bufs, 64);
+    assert_int_equal(c->bufs, 256);
     assert_int_equal(c->buf_size, 4096);
     assert_string_equal(c->stats, "");
 }

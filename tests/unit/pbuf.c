@@ -81,6 +81,27 @@ static void test_grow_doubles_until_all_then_nothing_free(void **state)
     rig_end(&r);
 }
 
+/* However often the kernel runs out: a fast sender fills no more, and the rest is there for those that
+ * hold something. */
+static void test_grow_large_pool_lends_a_part(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    rig_init(&r, 256, 64);
+    for (int i = 0; i < 10; i++)
+        assert_true(pbs_pbuf_grow(&r.p));
+    for (unsigned held = 0; held < 256; held += 64) {
+        assert_int_equal(refill(&r), 64);
+        for (int i = 0; i < 64; i++)
+            fill(&r, 1);
+        assert_int_equal(r.p.lent, 0);
+    }
+    assert_int_equal(refill(&r), 0);
+    assert_false(pbs_pbuf_grow(&r.p));
+    rig_end(&r);
+}
+
 #ifdef PBS_DEBUG
 static void home_twice(void *arg)
 {
@@ -179,6 +200,7 @@ int main(void)
         cmocka_unit_test(test_refill_small_pool_lends_all),
         cmocka_unit_test(test_refill_last_home_first_out),
         cmocka_unit_test(test_grow_doubles_until_all_then_nothing_free),
+        cmocka_unit_test(test_grow_large_pool_lends_a_part),
         cmocka_unit_test(test_home_not_held_traps_in_debug_builds),
         cmocka_unit_test(test_random_orders_every_buffer_is_somewhere_once),
         cmocka_unit_test(test_home_remote_same_buffer_lent_after_refill),
