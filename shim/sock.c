@@ -49,7 +49,7 @@ void pbs_sock_put(struct pbs_sock *s)
     pbs_unlock(&free_lock);
 }
 
-static void hold_count(struct pbs_sock *s, struct pbs_piece *piece)
+static void hold_add(struct pbs_sock *s, struct pbs_piece *piece)
 {
     struct pbs_hold *h;
 
@@ -62,6 +62,19 @@ static void hold_count(struct pbs_sock *s, struct pbs_piece *piece)
     piece->hold.refs = 1;
     /* Out of memory: the piece goes home all the same when it is consumed, uncounted. */
     HASH_ADD(hh, s->holds, bid, sizeof(piece->hold.bid), &piece->hold);
+}
+
+/* piece has just been queued. One that is alone needs no count, and a table is not made for it: nothing
+ * else of its buffer is here. It is counted when a second one comes. */
+static void hold_count(struct pbs_sock *s, struct pbs_piece *piece)
+{
+    struct pbs_piece *first = s->pieces;
+
+    if (first == piece)
+        return;
+    if (!s->holds && first->bid != PBS_NO_BID)
+        hold_add(s, first);
+    hold_add(s, piece);
 }
 
 /* True when the socket holds no further piece of that buffer. */

@@ -46,7 +46,8 @@ enum pbs_state { PBS_WATCHED, PBS_ADOPTED, PBS_PASS };
 
 #define PBS_NO_BID 0xffffffffU
 
-/* How many pieces of one buffer a socket holds. Touched when bytes arrive and when they are gone. */
+/* How many pieces of one buffer a socket holds: of none that is counted nowhere, one. Touched when
+ * bytes arrive and when they are gone. */
 struct pbs_hold {
     uint32_t bid;
     uint32_t refs;
