@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <utlist.h>
 
 #include "conf.h"
 #include "ghost.h"
@@ -313,12 +314,13 @@ static void move_out(struct pbs_ring *r, struct pbs_sock *s)
     own->len = s->held;
     own->bid = PBS_NO_BID;
     own->own_size = (size + 4095) & ~4095UL;
-    while ((piece = s->pieces)) {
+    DL_FOREACH(s->pieces, piece) {
         memcpy(data, piece->data, piece->len);
         data += piece->len;
-        pbs_sock_drop(s, piece->len, pbs_ring_home, s);
     }
+    /* In this order: whoever looks at what is held, without the lock, never sees nothing. */
     pbs_sock_hold(s, own);
+    pbs_sock_drop(s, own->len, pbs_ring_home, s);
     pbs_lock(&r->lock);
     HASH_DEL(r->socks, s);
     pbs_unlock(&r->lock);
