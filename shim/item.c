@@ -111,6 +111,8 @@ static void item_free(struct pbs_item *it)
     pbs_item_set_masked(it, false);
     if (it->events & EPOLLEXCLUSIVE)
         it->set->exclusive--;
+    if (it->inner)
+        it->set->inners--;
     unname(it);
     HASH_DEL(it->set->by_key, it);
     if (it->sock)
@@ -169,6 +171,16 @@ bool pbs_epoll_holds(struct pbs_epoll *set)
     return any;
 }
 
+void pbs_epoll_list_inners(struct pbs_epoll *set)
+{
+    struct pbs_item *it, *tmp;
+
+    HASH_ITER(hh, set->by_key, it, tmp) {
+        if (it->inner && !it->listed && pbs_epoll_holds(it->inner))
+            list(it);
+    }
+}
+
 bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int epfd,
                   int fd, const struct epoll_event *ev)
 {
@@ -206,8 +218,10 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fil
             set->exclusive++;
         if (s)
             LL_PREPEND2(s->items, it, sock_next);
-        if (f && f->kind == PBS_FILE_EPOLL)
+        if (f && f->kind == PBS_FILE_EPOLL) {
             it->inner = (struct pbs_epoll *)f;
+            set->inners++;
+        }
         if (pbs_item_holds(it))
             list(it);
     }

@@ -54,6 +54,7 @@ struct pbs_epoll {
     /* Takeover (takeover.c). */
     atomic_uint nmasked;
     unsigned exclusive; /* members with EPOLLEXCLUSIVE */
+    unsigned inners;    /* members that are instances */
     uint64_t dry_epoch; /* waiter's ready_epoch when all masked members were last seen empty */
     struct pbs_watch
         watch; /* the kernel's side of the instance, while the waiter sleeps in its ring */
@@ -93,6 +94,10 @@ bool pbs_item_holds(const struct pbs_item *it);
 /* A member of the set holds something that its events ask for. Not locked; the locks of instances
  * are taken from the outside in, and the kernel allows no circles. */
 bool pbs_epoll_holds(struct pbs_epoll *set);
+
+/* Instances in it of which members hold something join the ready list: nobody tells it when they begin
+ * to. set locked. */
+void pbs_epoll_list_inners(struct pbs_epoll *set);
 
 /* Out of the ready list; to its end. set locked. */
 void pbs_item_unlist(struct pbs_item *it);

@@ -169,8 +169,10 @@ static int gather(struct pbs_thread *self, struct pbs_epoll *set, int epfd, stru
 
     pbs_crit_enter(self);
     ask = taken && set->watch.fired;
-    if (ask || atomic_load_explicit(&set->nready, memory_order_relaxed)) {
+    if (ask || set->inners || atomic_load_explicit(&set->nready, memory_order_relaxed)) {
         pbs_lock(&set->file.lock);
+        if (pbs_unlikely(set->inners))
+            pbs_epoll_list_inners(set);
         set->round++;
         ours = count_due(set);
         if (ours || ask)
