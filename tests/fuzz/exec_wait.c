@@ -120,6 +120,29 @@ static void do_epctl(struct fz_slot *s, const struct fz_op *op)
     fz_result(s, ret, errno);
 }
 
+/* epnest eN ADD|DEL eM: an instance in another; epdup eN eM: eN is a second name for eM */
+static void do_epnest(struct fz_slot *s, const struct fz_op *op)
+{
+    int e = fz_ref(fz_word(op, 0), 'e', FZ_EPOLLS), in = fz_ref(fz_word(op, 2), 'e', FZ_EPOLLS);
+    struct epoll_event ev = {.events = EPOLLIN,
+                             .data.u64 = 0xabcdef0000000000u | (unsigned)fz_num(op, "key", 0)};
+    int ret = epoll_ctl(e < 0 ? -1 : fz_sh->ep[e],
+                        strcmp(fz_word(op, 1), "DEL") ? EPOLL_CTL_ADD : EPOLL_CTL_DEL,
+                        in < 0 ? -1 : fz_sh->ep[in], &ev);
+
+    fz_result(s, ret, errno);
+}
+
+static void do_epdup(struct fz_slot *s, const struct fz_op *op)
+{
+    int e = fz_ref(fz_word(op, 0), 'e', FZ_EPOLLS), of = fz_ref(fz_word(op, 1), 'e', FZ_EPOLLS);
+    int ret = dup(of < 0 ? -1 : fz_sh->ep[of]);
+
+    fz_result(s, ret, errno);
+    if (e >= 0)
+        fz_sh->ep[e] = ret;
+}
+
 static int by_key(const void *a, const void *b)
 {
     uint32_t x = ((const struct fz_event *)a)->key, y = ((const struct fz_event *)b)->key;
@@ -195,7 +218,11 @@ bool fz_exec_wait(struct fz_slot *s, const struct fz_op *op)
         fz_result(s, ret, errno);
         if (e >= 0)
             fz_sh->ep[e] = -1;
-    } else if (!strcmp(op->verb, "epctl"))
+    } else if (!strcmp(op->verb, "epnest"))
+        do_epnest(s, op);
+    else if (!strcmp(op->verb, "epdup"))
+        do_epdup(s, op);
+    else if (!strcmp(op->verb, "epctl"))
         do_epctl(s, op);
     else if (!strcmp(op->verb, "epwait"))
         do_epwait(s, op);

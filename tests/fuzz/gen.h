@@ -16,7 +16,7 @@
     X(closerange) X(shutdown) X(fin) X(rst) X(timeo) X(nonblock) X(fionread)    \
     X(soerror) X(lowat) X(oob) X(oobinline) X(send) X(threads) X(block)         \
     X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler) X(fork)     \
-    X(texit) X(cancel) X(client) X(ipv6) X(errors)
+    X(texit) X(cancel) X(client) X(ipv6) X(errors) X(loop)
 /* clang-format on */
 
 enum fz_category {
@@ -52,6 +52,7 @@ struct fz_gen {
     struct {
         bool open;
         uint32_t in, any, ever; /* descriptors watched for input; registered now; at any time */
+        bool twin, nested;      /* goes by a second name; is a member of another */
     } ep[FZ_EPOLLS];
     int nconn, nfd, nep, nlisten, listen_family[FZ_LISTENERS];
     bool thread[FZ_THREADS];
@@ -93,6 +94,14 @@ bool fz_act_block(struct fz_gen *g);
 bool fz_act_observe(struct fz_gen *g);
 bool fz_act_fork(struct fz_gen *g);
 bool fz_act_texit(struct fz_gen *g);
+/* What an event is told apart by: members of two instances are two. */
+static inline int fz_key(int e, int f)
+{
+    return e * FZ_FDS + f;
+}
+
+/* gen_loop.c */
+bool fz_act_loop(struct fz_gen *g);
 /* gen_acts.c */
 struct fz_act {
     bool (*run)(struct fz_gen *g);

@@ -207,7 +207,7 @@ static bool epoll_change(struct fz_gen *g, int e, int t)
     if (!g->fd[f].open && fz_chance(g, 90))
         return false;
     EMIT(g, "t%d epctl e%d %s f%d ev=%s%s%s key=%d", t, e, call, f, ev, et ? "|ET" : "",
-         once ? "|ONESHOT" : "", f);
+         once ? "|ONESHOT" : "", fz_key(e, f));
     if (what < 6 && g->ep[e].any >> f & 1)
         return true; /* EEXIST: all stays as it was */
     if (what >= 6 && !(g->ep[e].any >> f & 1))
@@ -387,5 +387,6 @@ const struct fz_act fz_acts[] = {
     {fz_act_fork, FZ_CAT_fork, 1},
     {fz_act_texit, FZ_CAT_texit, 1},
     {fz_act_errors, FZ_CAT_errors, 2},
+    {fz_act_loop, FZ_CAT_loop, 12},
     {NULL, 0, 0},
 };

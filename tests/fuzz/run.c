@@ -69,14 +69,14 @@ static bool drop_repeats(struct fz_run *r, struct fz_slot *s, const struct fz_en
     if (kept == before)
         return false;
     if (s->ret > 0) {
-        bool timed = strstr(s->text, " at once") || strstr(s->text, " waited");
+        bool waited = strstr(s->text, " waited"), timed = waited || strstr(s->text, " at once");
 
-        /* a wait that a repeat cut short would have gone on for its whole time */
+        /* a wait that a repeat alone cut short would have gone on for its whole time */
         s->ret = kept;
         snprintf(s->text, sizeof(s->text), "-> %d%s", kept,
-                 !timed ? ""
-                 : kept ? " at once"
-                        : " waited");
+                 !timed            ? ""
+                 : waited || !kept ? " waited"
+                                   : " at once");
     }
     return !kept && ref->nev;
 }
