@@ -105,18 +105,27 @@ static void trampoline(int sig, siginfo_t *info, void *context)
         self->wait_signal = mark;
 }
 
-static void enter(uint64_t *mask)
+/* No handler may run on this thread meanwhile: put off, or, where that is not to be had, masked. */
+static struct pbs_thread *enter(uint64_t *mask)
 {
+    struct pbs_thread *self = pbs_thread_get();
     uint64_t all = ~UINT64_C(0);
 
-    pbs_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, mask, 8);
+    if (self)
+        pbs_crit_enter(self);
+    else
+        pbs_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, mask, 8);
     pbs_lock(&lock);
+    return self;
 }
 
-static void leave(const uint64_t *mask)
+static void leave(struct pbs_thread *self, const uint64_t *mask)
 {
     pbs_unlock(&lock);
-    pbs_sys4(SYS_rt_sigprocmask, SIG_SETMASK, mask, NULL, 8);
+    if (self)
+        pbs_crit_leave(self);
+    else
+        pbs_sys4(SYS_rt_sigprocmask, SIG_SETMASK, mask, NULL, 8);
 }
 
 int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
@@ -124,13 +133,14 @@ int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
     struct sigaction sa, was;
     handler_fn *before;
     int flags_before, r;
+    struct pbs_thread *self;
     uint64_t mask;
 
     if (sig < 1 || sig > 64)
         return real.sigaction(sig, act, old);
     if (act)
         sa = *act; /* a bad pointer faults here, as it does in libc's own copy */
-    enter(&mask);
+    self = enter(&mask);
     before = atomic_load(&action_of[sig].handler);
     flags_before = action_of[sig].flags;
     if (act)
@@ -151,7 +161,7 @@ int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
         /* Ours stays in the kernel's flags also when a one-shot handler has run. */
         was.sa_flags = (was.sa_flags & ~SA_SIGINFO) | (flags_before & SA_SIGINFO);
     }
-    leave(&mask);
+    leave(self, &mask);
     if (!r && old)
         *old = was;
     return r;
