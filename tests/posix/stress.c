@@ -22,148 +22,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "payload.h"
+#include "stress.h"
 #include "test.h"
 
 /* The frame is used for its checks only: nothing here is a case. */
 const struct test_case test_cases[] = {CASES_END};
 int stress_main(int argc, char **argv);
 
-#define HEAD 16
-#define LARGEST (256 * 1024)
 #define PARKED 256
 
-enum ending {
-    END_FIN,   /* ends the stream and closes when we do */
-    END_RESET, /* breaks the connection */
-    END_REPLY, /* waits for an answer before it ends */
-    ENDINGS,
-};
-
-struct head {
-    uint32_t magic;
-    uint32_t seed;
-    uint32_t len;
-    uint32_t ending;
-};
-
-#define MAGIC 0x53524553
-
-static int64_t ends_at;
 static atomic_ullong bytes, connections, resets, handed;
-
-static uint64_t next_random(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
-static size_t upto(uint64_t *state, size_t n)
-{
-    return (size_t)(next_random(state) >> 11) % n;
-}
-
-/* ---- clients ---- */
-
-struct client {
-    pthread_t thread;
-    struct sockaddr_in addr;
-    uint64_t random;
-};
-
-static bool send_all(int fd, const void *p, size_t n)
-{
-    while (n) {
-        ssize_t done = send(fd, p, n, MSG_NOSIGNAL);
-
-        if (done < 0)
-            FAIL("client: send: errno %d", errno);
-        p = (const uint8_t *)p + done;
-        n -= (size_t)done;
-    }
-    return true;
-}
-
-static size_t size_of_piece(uint64_t *r)
-{
-    static const size_t limits[] = {4, 64, 1500, 16384};
-
-    return 1 + upto(r, limits[upto(r, COUNT_OF(limits))]);
-}
-
-static void one_connection(struct client *c)
-{
-    struct linger abort_it = {1, 0};
-    uint8_t buf[16384];
-    struct head h = {MAGIC, (uint32_t)next_random(&c->random), 0,
-                     (uint32_t)upto(&c->random, ENDINGS)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    char reply;
-
-    h.len = (uint32_t)upto(&c->random, upto(&c->random, 8) ? 8000 : LARGEST);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&c->addr, sizeof(c->addr)))
-        FAIL("client: connect: errno %d", errno);
-    send_all(fd, &h, sizeof(h));
-    for (size_t sent = 0, n; sent < h.len; sent += n) {
-        n = size_of_piece(&c->random);
-        n = n < h.len - sent ? n : h.len - sent;
-        payload_fill(h.seed, buf, sent, n);
-        send_all(fd, buf, n);
-        if (upto(&c->random, 8) == 0)
-            test_yield();
-    }
-    if (h.ending == END_RESET) {
-        setsockopt(fd, SOL_SOCKET, SO_LINGER, &abort_it, sizeof(abort_it));
-    } else {
-        if (h.ending == END_FIN)
-            shutdown(fd, SHUT_WR);
-        /* The server's word that all was right, and then its end: no reset, nothing unread. */
-        if (recv(fd, &reply, 1, 0) != 1 || reply != 'k')
-            FAIL("client: no word for stream %08x of %u bytes (errno %d)", h.seed, h.len, errno);
-        if (h.ending == END_FIN && recv(fd, &reply, 1, 0) != 0)
-            FAIL("client: no clean end for stream %08x (errno %d)", h.seed, errno);
-    }
-    close(fd);
-}
-
-static void *client_main(void *arg)
-{
-    while (now_ms() < ends_at)
-        one_connection(arg);
-    return NULL;
-}
-
-static int clients_main(int argc, char **argv)
-{
-    int threads = argc > 2 ? atoi(argv[2]) : 0;
-    struct client *all = calloc((size_t)threads, sizeof(*all));
-
-    if (argc < 4 || threads < 1 || !all)
-        return 2;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    ends_at = now_ms() + atoll(argv[3]);
-    for (int i = 0; i < threads; i++) {
-        all[i].addr = (struct sockaddr_in){.sin_family = AF_INET,
-                                           .sin_port = htons((uint16_t)atoi(argv[1])),
-                                           .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        all[i].random = 0x9e3779b97f4a7c15ULL * ((uint64_t)i + 1) ^ (uint64_t)getpid();
-        MUST0(pthread_create(&all[i].thread, NULL, client_main, &all[i]));
-    }
-    for (int i = 0; i < threads; i++)
-        pthread_join(all[i].thread, NULL);
-    free(all);
-    return 0;
-}
-
-/* ---- servers ---- */
 
 /* One connection, wherever it is: a thread has it, or it is parked between two. */
 struct conn {
@@ -466,6 +340,6 @@ int stress_main(int argc, char **argv)
 
 __attribute__((constructor)) static void set_helper(void)
 {
-    test_helper = clients_main;
+    test_helper = stress_clients;
     test_program = stress_main;
 }
