@@ -283,7 +283,7 @@ static int wait_taken(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
 /* No longer in the ring: what the poll on the instance would wake is nobody's business. */
 static void leave(struct pbs_thread *self, struct pbs_epoll *set)
 {
-    if (self->ring && set->watch.armed && set->watch.ring == self->ring)
+    if (self->ring && set->watch.ring == self->ring && set->watch.armed)
         pbs_ring_unwatch(self->ring, &set->watch);
 }
 

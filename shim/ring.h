@@ -38,7 +38,7 @@
 struct pbs_watch {
     _Atomic(struct pbs_ring *) ring; /* where it was armed last; NULL: never */
     uint64_t ud;
-    bool armed;
+    atomic_bool armed;
     atomic_bool fired; /* since it was last cleared, or it may have been */
     void (*over)(struct pbs_watch *w);
     struct pbs_watch *next;
