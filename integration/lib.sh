@@ -72,7 +72,7 @@ in_leg() {
     chmod 1777 "$work/stats.$tag"
     [ "$leg" != starved ] || leg=always tiny=(PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64)
     # A sanitizer's runtime wants to be first.
-    runtime=$(ldd "$LIB" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ { print $3; exit }')
+    runtime=$(ldd "$LIB" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ && !n++ { print $3 }')
     exec env LD_PRELOAD="${runtime:+$runtime }$LIB" PBUFSHIM_POLICY="$leg" \
         PBUFSHIM_STATS="$work/stats.$tag/%p" "${tiny[@]}" "$@"
 }

@@ -172,16 +172,37 @@ static void select_bits(int fd, const fd_set *r, const fd_set *w, bool *rd, bool
 
 #define FEW (FD_SETSIZE / 64)
 
+/*
+ * No member from one number up to another, all without a record. The set may end in between: then what
+ * lies behind it may be taken for members, which is safe, and is only read.
+ */
+static bool none_from(int from, int to, const fd_set *set)
+{
+    const fd_mask *words = (const fd_mask *)set;
+
+    if (!set || from >= to)
+        return true;
+    if (!pbs_user_readable(pbs_self, set, ((size_t)to + 63) / 64 * 8))
+        return false;
+    for (; from < to && from % NFDBITS; from++)
+        if (in(from, set))
+            return false;
+    for (; from < to; from += NFDBITS)
+        if (words[from / NFDBITS])
+            return false;
+    return true;
+}
+
 /* The same for select: members of rd alone, and none of the others'. */
 static unsigned seats_of_select(struct pbs_thread *self, int n, const fd_set *rd, const fd_set *wr,
                                 const fd_set *ex, struct pbs_seat *v)
 {
+    int end = clip(n);
     unsigned k = 0;
 
-    if (!self->ring ||
-        n > pbs_fdtab_end()) /* the last one is no record, or the sets may end before it */
+    if (!self->ring || !none_from(end, n, rd) || !none_from(end, n, wr) || !none_from(end, n, ex))
         return 0;
-    for (int fd = 0; fd < n; fd++) {
+    for (int fd = 0; fd < end; fd++) {
         if (in(fd, wr) || in(fd, ex))
             return 0;
         if (!in(fd, rd))

@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "exec.h"
@@ -136,6 +138,23 @@ static void do_close_range(struct fz_slot *s, const struct fz_op *op)
         fz_fd_closed(fd);
 }
 
+/* The peer's kernel has taken note of our end: its answer, which it may put off for 40 ms, is an event
+ * of its own, at an edge. */
+static void settle_end(int fd)
+{
+    for (int i = 0; i < 300; i++) {
+        struct timespec nap = {0, 500000};
+        struct tcp_info ti = {0};
+        socklen_t len = sizeof(ti);
+
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &ti, &len) ||
+            (ti.tcpi_state != TCP_FIN_WAIT1 && ti.tcpi_state != TCP_CLOSING &&
+             ti.tcpi_state != TCP_LAST_ACK))
+            return;
+        nanosleep(&nap, NULL);
+    }
+}
+
 bool fz_exec_life(struct fz_slot *s, const struct fz_op *op)
 {
     static const struct fz_name how[] = {{"WR", SHUT_WR}, {"RDWR", SHUT_RDWR}, {NULL, 0}};
@@ -153,9 +172,11 @@ bool fz_exec_life(struct fz_slot *s, const struct fz_op *op)
     else if (!strcmp(op->verb, "close_range"))
         do_close_range(s, op);
     else if (!strcmp(op->verb, "shutdown")) {
-        int ret = shutdown(fz_fd_of(op, 0, NULL), (int)fz_flags(fz_word(op, 1), how));
+        int fd = fz_fd_of(op, 0, NULL);
+        int ret = shutdown(fd, (int)fz_flags(fz_word(op, 1), how)), err = errno;
 
-        fz_result(s, ret, errno);
+        settle_end(fd);
+        fz_result(s, ret, err);
     } else
         return false;
     return true;

@@ -58,7 +58,7 @@ fi
 # AddressSanitizer's runtime wants to be first; the library then is what it finds by RTLD_NEXT.
 # ThreadSanitizer's has to be behind: what is called from within its poll() it does not see
 # synchronise.
-runtime=$(ldd "$library" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ { print $3; exit }')
+runtime=$(ldd "$library" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ && !n++ { print $3 }')
 case $runtime in
 *tsan*) preload="$library $runtime" ;;
 *) preload=${runtime:+$runtime }$library ;;
