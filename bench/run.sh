@@ -1,6 +1,6 @@
 #!/bin/bash
 # run.sh [LIBRARY]: all measurements, as markdown on stdout; the single figures are left in
-# bench/results.csv of the build tree. About four minutes on a machine that does nothing else.
+# bench/results.csv of the build tree. About eight minutes on a machine that does nothing else.
 # PAIRS=N: runs of each leg (5).
 set -euo pipefail
 
@@ -11,7 +11,8 @@ BUILD=${BUILD:-$(dirname "$LIB")}
 CSV=$BUILD/bench/results.csv
 export LIB BUILD CSV
 
-for file in "$LIB" "$BUILD/bench/micro" "$BUILD/bench/idle" "$BUILD/integration/demo/lineserver"; do
+for file in "$LIB" "$BUILD/bench/micro" "$BUILD/bench/idle" "$BUILD/bench/waitserver" \
+    "$BUILD/bench/cputime" "$BUILD/integration/demo/lineserver"; do
     [ -e "$file" ] || {
         echo "$file is not built" >&2
         exit 2
@@ -22,7 +23,7 @@ mapfile -t packages <"$here/packages"
 
 echo figure,unit,leg,run,value >"$CSV"
 load=$(cut -d ' ' -f 1-3 /proc/loadavg)
-for script in micro servers threads; do
+for script in micro servers readiness threads; do
     # What the scripts say of themselves is no part of the table.
     "$here/$script.sh" >&2
 done
