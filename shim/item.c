@@ -151,7 +151,9 @@ static void forget(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fi
 
 bool pbs_item_holds(const struct pbs_item *it)
 {
-    return it->sock ? pbs_sock_holds(it->sock) : it->inner && pbs_epoll_holds(it->inner);
+    if (it->sock)
+        return pbs_sock_holds(it->sock);
+    return it->inner && it->inner->life == it->inner_life && pbs_epoll_holds(it->inner);
 }
 
 bool pbs_epoll_holds(struct pbs_epoll *set)
@@ -176,7 +178,7 @@ void pbs_epoll_list_inners(struct pbs_epoll *set)
     struct pbs_item *it, *tmp;
 
     HASH_ITER(hh, set->by_key, it, tmp) {
-        if (it->inner && !it->listed && pbs_epoll_holds(it->inner))
+        if (it->inner && !it->listed && pbs_item_holds(it))
             list(it);
     }
 }
@@ -220,6 +222,7 @@ bool pbs_item_add(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fil
             LL_PREPEND2(s->items, it, sock_next);
         if (f && f->kind == PBS_FILE_EPOLL) {
             it->inner = (struct pbs_epoll *)f;
+            it->inner_life = it->inner->life;
             set->inners++;
         }
         if (pbs_item_holds(it))
@@ -346,6 +349,7 @@ static void put(struct pbs_watch *w)
     pbs_crit_enter(pbs_self);
     pbs_lock(&set->file.lock);
     set->file.kind = PBS_FILE_FREE;
+    set->life++;
     pbs_unlock(&set->file.lock);
     pbs_lock(&free_lock);
     set->next_free = free_list;

@@ -21,6 +21,7 @@ struct pbs_item {
     struct pbs_epoll *set;
     struct pbs_sock *sock;   /* NULL: no socket of ours */
     struct pbs_epoll *inner; /* it is an epoll instance itself; NULL: no */
+    uint64_t inner_life;     /* of inner, when it was added */
     int epfd, fd;            /* the numbers it was added by */
     struct pbs_item_key {
         struct pbs_file *file; /* sock or inner; NULL: neither */
@@ -46,6 +47,7 @@ struct pbs_epoll {
     _Atomic(uint64_t) waiter; /* id of the one thread that waits on it; 0 none yet */
     atomic_bool refused; /* shared in a way that a merge could not be exact: no member is adopted */
     atomic_uint nready;  /* members in `ready` */
+    _Atomic(uint64_t) life; /* moves when it is put: who has it as a member has another one then */
     struct pbs_item *by_key, *by_data;
     struct pbs_item *ready; /* members that may hold bytes or an error */
     uint64_t born;          /* fork generation before it was made */

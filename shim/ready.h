@@ -105,6 +105,7 @@ struct pbs_seat {
     struct pbs_sock *s;
     uint64_t life; /* of s, when it was seated */
     int fd;
+    unsigned at;        /* its place in the caller's array (poll) */
     short events, bits; /* asked for, and the answer */
 };
 

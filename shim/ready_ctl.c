@@ -36,7 +36,7 @@ static void recheck(struct pbs_thread *self, struct pbs_epoll *set, uint64_t dat
     if (s) {
         pbs_lock(&s->file.lock);
         ok = s->state != PBS_ADOPTED || pbs_items_allow(s, self->id);
-        if (ok && s->armed && s->ring == self->ring)
+        if (ok && !self->plain && s->armed && s->ring == self->ring)
             pbs_items_mask(self, s); /* armed before it became a member */
         pbs_unlock(&s->file.lock);
     }
@@ -55,7 +55,8 @@ static void wake_waiter(struct pbs_thread *self, struct pbs_epoll *set, struct p
     uint64_t waiter = atomic_load(&set->waiter);
     struct pbs_item *it;
 
-    if (!atomic_load(&set->nready) || !waiter || (waiter == self->id && !set->refused))
+    if (!atomic_load(&set->nready) || !waiter ||
+        (waiter == self->id && !set->refused && !self->plain))
         return;
     pbs_crit_enter(self);
     pbs_lock(&set->file.lock);

@@ -36,8 +36,8 @@ static void reported(struct pbs_epoll *set, int epfd, struct pbs_item *it, bool 
     it->fresh = false;
     if (it->events & EPOLLONESHOT) {
         it->spent = true;
-        if (by_kernel) /* which has disabled it */
-            return;
+        if (by_kernel || (it->key.file && !pbs_fdtab_is(it->fd, it->key.file)))
+            return; /* it has disabled it, or cannot be told to */
         pbs_sys4(SYS_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, &off);
     }
 }
@@ -103,9 +103,13 @@ static void merge(struct pbs_thread *self, struct pbs_epoll *set, int epfd, stru
 /* What the kernel has beside our bits for a member that it did not name this time. */
 static uint32_t other_bits(const struct pbs_item *it)
 {
-    struct pollfd p = {.fd = it->fd,
-                       .events = (short)(it->events & (POLLOUT | POLLWRNORM | POLLRDHUP))};
+    /* The number that it was added by may stand for another file, while a dup keeps its own. */
+    int fd = it->fd;
+    struct pollfd p = {.events = (short)(it->events & (POLLOUT | POLLWRNORM | POLLRDHUP))};
 
+    if (it->sock && !pbs_fdtab_is(fd, &it->sock->file))
+        fd = pbs_fdtab_is(it->sock->fd, &it->sock->file) ? it->sock->fd : -1;
+    p.fd = fd;
     return pbs_sys3(SYS_poll, &p, 1, 0) > 0 ? (uint32_t)(unsigned short)p.revents & ~POLLNVAL : 0;
 }
 

@@ -41,22 +41,26 @@ static unsigned seats_of_poll(struct pbs_thread *self, const struct pollfd *fds,
 
     if (!self->ring || n > PBS_SEATS)
         return 0;
-    for (nfds_t i = 0; i < n; i++)
-        if (fds[i].fd >= 0 && !pbs_ready_seat(self, fds[i].fd, fds[i].events, &v[k++]))
+    for (nfds_t i = 0; i < n; i++) {
+        if (fds[i].fd < 0)
+            continue;
+        if (!pbs_ready_seat(self, fds[i].fd, fds[i].events, &v[k]))
             return 0;
+        v[k++].at = (unsigned)i;
+    }
     return k;
 }
 
-static int answer_poll(struct pollfd *fds, nfds_t n, const struct pbs_seat *v)
+/* The array is the caller's, and may have been changed while we slept. */
+static int answer_poll(struct pollfd *fds, nfds_t n, const struct pbs_seat *v, unsigned k)
 {
     int r = 0;
 
-    for (nfds_t i = 0; i < n; i++) {
+    for (nfds_t i = 0; i < n; i++)
         fds[i].revents = 0;
-        if (fds[i].fd < 0)
-            continue;
-        fds[i].revents = v++->bits;
-        r += fds[i].revents != 0;
+    for (unsigned i = 0; i < k; i++) {
+        fds[v[i].at].revents = v[i].bits;
+        r += v[i].bits != 0;
     }
     return r;
 }
@@ -73,7 +77,7 @@ static bool serve_poll(struct pbs_thread *self, struct pollfd *fds, nfds_t n, st
     if (verdict != PBS_SERVED_READY)
         for (unsigned i = 0; i < k; i++)
             v[i].bits = 0;
-    *r = answer_poll(fds, n, v);
+    *r = answer_poll(fds, n, v, k);
     if (verdict == PBS_SERVED_EINTR) {
         errno = EINTR;
         *r = -1;

@@ -323,6 +323,7 @@ static void move_out(struct pbs_ring *r, struct pbs_sock *s)
     pbs_sock_drop(s, own->len, pbs_ring_home, s);
     pbs_lock(&r->lock);
     HASH_DEL(r->socks, s);
+    pbs_ring_unlist(r, s);
     pbs_unlock(&r->lock);
     s->ring = NULL;
 }

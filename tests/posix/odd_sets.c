@@ -172,10 +172,60 @@ static void test_cancel_anywhere_in_a_watching_loop(void)
     }
 }
 
+/* The record of an instance that was closed went to the next one: its readiness was reported for the
+ * dead member, and two instances could be members of each other. */
+static void test_nested_instance_closed_is_told_of_no_more(void)
+{
+    int outer = MUST(epoll_create1(0)), inner = MUST(epoll_create1(0)), next;
+    struct pair p = pair_open_held(10), q = pair_open_held(10);
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = 1}, got[4];
+
+    MUST(epoll_ctl(outer, EPOLL_CTL_ADD, inner, &ev));
+    MUST(close(inner));
+    next = MUST(epoll_create1(0));
+    ev.data.u64 = 2;
+    MUST(epoll_ctl(next, EPOLL_CTL_ADD, p.us, &ev));
+    CHECK_EQ(epoll_wait(outer, got, 4, 0), 0);
+    ev.data.u64 = 3;
+    MUST(epoll_ctl(outer, EPOLL_CTL_ADD, q.us, &ev));
+    CHECK_EQ(epoll_wait(outer, got, 4, 0), 1);
+    CHECK_EQ(got[0].data.u64, 3);
+    ev.data.u64 = 4;
+    MUST(epoll_ctl(next, EPOLL_CTL_ADD, outer, &ev));
+    CHECK_EQ(epoll_wait(next, got, 4, 0), 2);
+    close(outer);
+    close(next);
+    pair_close(&p);
+    pair_close(&q);
+}
+
+/* The number by which a member was added stands for something else, and a dup keeps the member. */
+static void test_member_by_dup_shows_nothing_of_its_old_number(void)
+{
+    int ep = MUST(epoll_create1(0)), through[2];
+    struct pair p = pair_open_held(10);
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = 7}, got[2];
+    int kept = MUST(dup(p.us));
+
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, p.us, &ev));
+    MUST(pipe(through));
+    MUST(dup2(through[0], p.us));
+    MUST(close(through[0]));
+    MUST(close(through[1])); /* its readers see POLLHUP */
+    CHECK_EQ(epoll_wait(ep, got, 2, 0), 1);
+    CHECK_EQ(got[0].events, EPOLLIN);
+    MUST(close(p.us));
+    p.us = kept;
+    close(ep);
+    pair_close(&p);
+}
+
 const struct test_case test_cases[] = {
     CASE(test_select_count_above_all_numbers_looks_at_the_set_alone),
     CASE(test_number_reused_in_a_set_while_a_dup_keeps_the_member),
     CASE(test_cancel_pending_in_epoll_wait_with_bytes_unread),
     CASE(test_cancel_anywhere_in_a_watching_loop),
+    CASE(test_nested_instance_closed_is_told_of_no_more),
+    CASE(test_member_by_dup_shows_nothing_of_its_old_number),
     CASES_END,
 };
