@@ -70,7 +70,8 @@ run() {
     printf '%s, leg %s: right\n' "$version" "$leg"
 }
 
-listen plain echo socat TCP4-LISTEN:@PORT@,bind=127.0.0.1,fork,reuseaddr EXEC:cat
+# -t: by default socat gives up half a second after the end of what comes, whatever is still to go back.
+listen plain echo socat -t 30 TCP4-LISTEN:@PORT@,bind=127.0.0.1,fork,reuseaddr EXEC:cat
 echo_port=$port
 listen plain lines "$python" "$here/../python/server.py" rfile @PORT@
 lines_port=$port

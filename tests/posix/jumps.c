@@ -265,9 +265,10 @@ static void test_coroutines_switched_by_a_timer_each_gets_its_bytes(void)
     MUST(sigaction(SIGUSR1, &sa, NULL));
     ev._sigev_un._tid = my_tid();
     worker_start(&w, feed_both, NULL);
+    current = 0;
+    switching = 1; /* until co[0] runs: a switch before that would save this context for it */
     MUST(timer_create(CLOCK_MONOTONIC, &ev, &timer));
     MUST(timer_settime(timer, 0, &every, NULL));
-    current = 0;
     MUST(getcontext(&main_ctx));
     if (!started) {
         started = 1;
