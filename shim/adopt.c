@@ -8,6 +8,7 @@
 
 #include "conf.h"
 #include "item.h"
+#include "ledger.h"
 #include "probe.h"
 #include "rx.h"
 
@@ -83,12 +84,26 @@ static bool odd_option(int fd, long flags)
            ask_int(fd, IPPROTO_TCP, TCP_REPAIR, 0) != 0 || has_ulp(fd);
 }
 
-static struct facts inspect(int fd)
+uint64_t pbs_ask_cookie(int fd)
+{
+    uint64_t cookie = 0;
+    socklen_t len = sizeof(cookie);
+
+    return pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) == 0 ? cookie : 0;
+}
+
+static struct facts inspect(int fd, uint32_t entry)
 {
     struct facts f = {.fit = false, .why = PBS_WHY_kind};
     struct sockaddr_storage peer;
     socklen_t len = sizeof(peer);
     long flags = pbs_sys2(SYS_fcntl, fd, F_GETFL);
+
+    /* Another thread of the parent may have closed and used the number again during the fork. */
+    if (entry && pbs_ask_cookie(fd) != pbs_ledger_cookie(entry)) {
+        f.why = PBS_WHY_fork;
+        return f;
+    }
 
     if (flags < 0 || pbs_sys3(SYS_getpeername, fd, &peer, &len) != 0) {
         f.later = true;
@@ -133,17 +148,16 @@ static bool enlist(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blo
         pbs_pass(self, s, PBS_WHY_kind);
         return false;
     }
-    if (!pbs_gate_admits(s)) {
-        if (s->born != pbs_gate_generation())
-            pbs_pass(self, s, PBS_WHY_fork);
+    if (s->file.shared)
+        pbs_pass(self, s, PBS_WHY_fork);
+    if (!pbs_gate_admits(&s->file))
         return false;
-    }
     if (!pbs_items_allow(s, self->id)) {
         pbs_pass(self, s, PBS_WHY_epoll);
         return false;
     }
     pbs_unlock(&s->file.lock);
-    f = inspect(fd);
+    f = inspect(fd, s->file.entry);
     ring = f.fit && pbs_seccomp_allows() ? pbs_ring_get(self) : NULL;
     pbs_lock(&s->file.lock);
     if (!pbs_fdtab_is(fd, &s->file) || s->state != PBS_WATCHED || s->user != self->id || f.later)
@@ -164,6 +178,7 @@ static bool enlist(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blo
                                                : PBS_WHY_seccomp);
         return false;
     }
+    s->stale = false;
     s->nonblock = f.nonblock;
     s->timeout = f.timeout;
     s->state = PBS_ADOPTED;
@@ -176,6 +191,11 @@ bool pbs_adopt(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blockin
 
     if (s->armed && s->state == PBS_ADOPTED)
         return true;
+    pbs_rx_settle(s);
+    if (s->spill)
+        return false;
+    if (s->stale && s->state == PBS_ADOPTED)
+        s->state = PBS_WATCHED;
     if (s->state == PBS_WATCHED && !enlist(self, s, fd, blocking))
         return false;
     if (s->state != PBS_ADOPTED || s->armed || s->pieces || !self->ring)
@@ -186,10 +206,9 @@ bool pbs_adopt(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blockin
     }
     s->fd = fd;
     err = pbs_ring_arm(self->ring, s);
-    if (err == -EAGAIN && s->born != pbs_gate_generation())
-        pbs_pass(self, s, PBS_WHY_fork);
-    else if (err == -ENOBUFS)
-        self->stats.pass[PBS_WHY_pool]++; /* this receive alone: IDLE, plain calls are right */
+    if (err == -EAGAIN || err == -ENOBUFS)
+        self->stats
+            .pass[err == -EAGAIN ? PBS_WHY_fork : PBS_WHY_pool]++; /* this receive alone is plain */
     if (!err && s->items)
         pbs_items_mask(self, s);
     return !err;
@@ -271,7 +290,7 @@ void pbs_share_fd(int fd)
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
     if (pbs_fdtab_is(fd, &s->file))
-        s->born = PBS_BORN_SHARED;
+        s->file.shared = true;
     pbs_unlock(&s->file.lock);
     pbs_crit_leave(self);
 }

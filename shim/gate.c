@@ -1,5 +1,7 @@
 #include "gate.h"
 
+#include "ledger.h"
+
 /* Counts forks begun and forks ended. */
 static _Atomic(uint64_t) generation;
 static atomic_uint forks_under_way;
@@ -21,9 +23,30 @@ uint64_t pbs_gate_generation(void)
     return atomic_load(&generation);
 }
 
-bool pbs_gate_admits(const struct pbs_sock *s)
+void pbs_gate_born(struct pbs_file *f, uint64_t gen)
 {
-    return !atomic_load(&forks_under_way) && s->born == atomic_load(&generation);
+    if (atomic_load(&generation) != gen || atomic_load(&forks_under_way))
+        f->shared = true;
+}
+
+bool pbs_gate_alone(struct pbs_file *f)
+{
+    uint32_t entry = f->entry;
+
+    return !f->shared && (!entry || pbs_ledger_holders(entry) == 1);
+}
+
+bool pbs_gate_admits(struct pbs_file *f)
+{
+    return !atomic_load(&forks_under_way) && pbs_gate_alone(f);
+}
+
+void pbs_gate_leave(struct pbs_file *f)
+{
+    if (f->entry)
+        pbs_ledger_leave(f->entry);
+    f->entry = 0;
+    f->shared = true;
 }
 
 void pbs_gate_reset(void)

@@ -5,24 +5,31 @@
 #include <sys/socket.h>
 
 #define MOST 16U
+#define ROOM 64U /* numbers below the limit: for these and for others of ours */
 
 static atomic_int ghosts[MOST]; /* number + 1; 0: free */
 
-int pbs_ghost_make(int fd)
+int pbs_ghost_number(int fd)
 {
     struct rlimit64 lim = {0};
-    int free = 0;
-    long ghost;
+    long high;
 
     pbs_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &lim);
-    if (lim.rlim_cur <= MOST || lim.rlim_cur > INT32_MAX)
+    if (lim.rlim_cur <= ROOM || lim.rlim_cur > INT32_MAX)
         return -1;
-    ghost = pbs_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, (int)(lim.rlim_cur - MOST));
+    high = pbs_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, (int)(lim.rlim_cur - ROOM));
+    return high < 0 ? -1 : (int)high;
+}
+
+int pbs_ghost_make(int fd)
+{
+    int free = 0, ghost = pbs_ghost_number(fd);
+
     if (ghost < 0)
         return -1;
     for (unsigned i = 0; i < MOST; i++, free = 0)
-        if (atomic_compare_exchange_strong(&ghosts[i], &free, (int)ghost + 1))
-            return (int)ghost;
+        if (atomic_compare_exchange_strong(&ghosts[i], &free, ghost + 1))
+            return ghost;
     pbs_sys1(SYS_close, ghost);
     return -1;
 }

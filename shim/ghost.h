@@ -9,7 +9,10 @@
 
 #include "base.h"
 
-/* Another number for fd; -1: none to be had. Any thread. */
+/* Another number for fd, as high as the limit allows, close-on-exec; -1: none to be had. Any thread. */
+int pbs_ghost_number(int fd);
+
+/* The same, one of a few that a forked child closes. */
 int pbs_ghost_make(int fd);
 
 /* Closes it. reset: bytes are unread that the kernel does not know of. Any thread; -1: nothing. */

@@ -101,6 +101,8 @@ PBS_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
         pbs_lock(&s->file.lock);
         pbs_sock_drop(s, s->held, pbs_ring_home, s);
         pbs_sock_take_error(s);
+        while (s->spill && pbs_rx_pull(s, SIZE_MAX))
+            pbs_sock_drop(s, s->held, pbs_ring_home, s);
         pbs_ring_forget(s);
         pbs_unlock(&s->file.lock);
         pbs_crit_leave(self);
@@ -127,6 +129,10 @@ PBS_EXPORT int listen(int fd, int backlog)
 
 PBS_EXPORT int close(int fd)
 {
+    if (pbs_unlikely(pbs_spill_owns(fd))) {
+        errno = EBADF;
+        return -1;
+    }
     if (!pbs_fdtab_miss(fd) && !__libc_single_threaded)
         pthread_testcancel(); /* libc's own would act after the record is gone */
     pbs_close_fd(fd);
@@ -140,15 +146,25 @@ PBS_EXPORT int __close(int fd)
 
 PBS_EXPORT int close_range(unsigned lo, unsigned hi, int flags)
 {
+    int ours;
+
     if (!(flags & ~CLOSE_RANGE_UNSHARE) && lo <= hi)
         pbs_close_range(lo, hi);
+    while ((ours = pbs_spill_next(lo)) >= 0 && (unsigned)ours <= hi) {
+        if ((unsigned)ours > lo && real.close_range(lo, (unsigned)ours - 1, flags))
+            return -1;
+        lo = (unsigned)ours + 1;
+        if (lo > hi)
+            return 0;
+    }
     return real.close_range(lo, hi, flags);
 }
 
 PBS_EXPORT void closefrom(int lo)
 {
     pbs_close_range(lo < 0 ? 0 : (unsigned)lo, ~0U);
-    real.closefrom(lo);
+    if (pbs_spill_next(0) < 0 || close_range(lo < 0 ? 0 : (unsigned)lo, ~0U, 0))
+        real.closefrom(lo);
 }
 
 PBS_EXPORT int dup(int fd)
@@ -163,6 +179,7 @@ static void replace(int fd, int to)
 {
     struct rlimit64 lim = {.rlim_cur = RLIM64_INFINITY};
 
+    pbs_spill_yield(to);
     if (fd == to || !pbs_fdtab_find(to) || pbs_sys2(SYS_fcntl, fd, F_GETFD) < 0)
         return;
     pbs_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &lim);
@@ -199,7 +216,7 @@ PBS_EXPORT int dup3(int fd, int to, int flags)
 /* Pushes what is held into the stream, last byte first: stdio reads behind our back. */
 static void push_back(struct pbs_thread *self, struct pbs_sock *s, FILE *f)
 {
-    size_t n = s->held;
+    size_t n = pbs_sock_unread(s);
     uint8_t *bytes = n ? pbs_mem_map(n) : NULL;
     struct iovec iov = {bytes, n};
     struct pbs_dst dst = {.iov = &iov, .n = 1, .left = n};
@@ -208,6 +225,8 @@ static void push_back(struct pbs_thread *self, struct pbs_sock *s, FILE *f)
         return;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
+    if (s->spill)
+        pbs_rx_pull(s, SIZE_MAX);
     pbs_sock_take(s, &dst, pbs_ring_home, s);
     pbs_ring_forget(s);
     pbs_unlock(&s->file.lock);
@@ -227,7 +246,7 @@ PBS_EXPORT FILE *fdopen(int fd, const char *mode)
     if (s)
         pbs_release_fd(fd, PBS_WHY_stdio);
     f = real.fdopen(fd, mode);
-    if (f && s && s->held && (strchr(mode, 'r') || strchr(mode, '+'))) {
+    if (f && s && pbs_sock_unread(s) && (strchr(mode, 'r') || strchr(mode, '+'))) {
         saved = errno;
         push_back(pbs_thread_get(), s, f);
         errno = saved;

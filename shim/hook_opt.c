@@ -67,7 +67,7 @@ PBS_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_
         return real.setsockopt(fd, level, name, val, len);
     if (ends_adoption(level, name)) {
         pbs_release_fd(fd, PBS_WHY_option);
-        if (level == IPPROTO_TCP && name == TCP_ULP && s->held) {
+        if (level == IPPROTO_TCP && name == TCP_ULP && pbs_sock_unread(s)) {
             errno = ENOTCONN; /* the kernel's TLS cannot have the bytes: stay in user space */
             return -1;
         }
@@ -92,7 +92,8 @@ PBS_EXPORT int getsockopt(int fd, int level, int name, void *val, socklen_t *len
     if (s && level == SOL_SOCKET && name == SO_ERROR)
         observe(s);
     r = real.getsockopt(fd, level, name, val, len);
-    if (!r && s && level == SOL_SOCKET && name == SO_ERROR && s->error && *len >= sizeof(err)) {
+    if (!r && s && level == SOL_SOCKET && name == SO_ERROR && pbs_sock_error(s) &&
+        *len >= sizeof(err)) {
         memcpy(&err, val, sizeof(err));
         if (!err) {
             err = pbs_sock_take_error(s);
@@ -126,6 +127,8 @@ static int after_fcntl(struct pbs_sock *s, int fd, int cmd, long arg, int r)
 
 static void before_fcntl(struct pbs_sock *s, int fd, int cmd, long arg)
 {
+    if (pbs_in_vfork_child && cmd == F_SETFD && !(arg & FD_CLOEXEC))
+        pbs_born_lent(fd);
     if (s && (cmd == F_SETOWN || cmd == F_SETOWN_EX || cmd == F_SETSIG ||
               (cmd == F_SETFL && (arg & O_ASYNC))))
         pbs_release_fd(fd, PBS_WHY_option);
@@ -169,7 +172,7 @@ static int inq(struct pbs_sock *s, int fd, long arg)
 
     if (r < 0 || !self)
         return r;
-    *(int *)arg += (int)s->held;
+    *(int *)arg += (int)pbs_sock_unread(s);
     if (*(int *)arg)
         self->ready_epoch++;
     return r;
@@ -201,7 +204,7 @@ PBS_EXPORT int ioctl(int fd, unsigned long req, ...)
     case SIOCATMARK:
         pbs_release_fd(fd, PBS_WHY_oob);
         r = real.ioctl(fd, req, arg);
-        if (!r && s->held)
+        if (!r && pbs_sock_unread(s))
             *(int *)arg = 0; /* the mark is behind bytes that the program has not read */
         return r;
     case FIOASYNC:

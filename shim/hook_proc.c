@@ -7,6 +7,7 @@
 #include <wordexp.h>
 
 #include "conf.h"
+#include "handover.h"
 #include "hook.h"
 #include "life.h"
 #include "proc.h"
@@ -15,22 +16,23 @@
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
-static pid_t after_fork(pid_t pid)
+static pid_t after_fork(struct pbs_legacy *legacy, pid_t pid)
 {
     int saved = errno;
 
     if (pid)
-        pbs_proc_after_fork_parent();
+        pbs_proc_after_fork_parent(legacy, pid > 0);
     else
-        pbs_proc_after_fork_child();
+        pbs_proc_after_fork_child(legacy);
     errno = saved;
     return pid;
 }
 
 PBS_EXPORT pid_t fork(void)
 {
-    pbs_proc_before_fork();
-    return after_fork(real.fork());
+    struct pbs_legacy *legacy = pbs_proc_before_fork();
+
+    return after_fork(legacy, real.fork());
 }
 
 PBS_EXPORT pid_t __fork(void)
@@ -45,83 +47,145 @@ PBS_EXPORT pid_t __libc_fork(void)
 
 PBS_EXPORT pid_t _Fork(void)
 {
-    pbs_proc_before_fork();
-    return after_fork(real._Fork());
+    struct pbs_legacy *legacy = pbs_proc_before_fork();
+
+    return after_fork(legacy, real._Fork());
 }
 
 PBS_EXPORT pid_t forkpty(int *master, char *name, const struct termios *t, const struct winsize *w)
 {
-    pbs_proc_before_fork();
-    return after_fork(real.forkpty(master, name, t, w));
+    struct pbs_legacy *legacy = pbs_proc_before_fork();
+
+    return after_fork(legacy, real.forkpty(master, name, t, w));
 }
 
-/* The parent of a daemon ends inside of the call; what returns is its child. */
+/* The parent of a daemon ends inside of the call, unseen; what returns is its child. */
 PBS_EXPORT int daemon(int nochdir, int noclose)
 {
-    int r;
+    pid_t parent = getpid();
+    struct pbs_legacy *legacy = pbs_proc_before_fork();
+    int r = real.daemon(nochdir, noclose);
 
-    pbs_proc_before_fork();
-    r = real.daemon(nochdir, noclose);
-    after_fork(r == 0 ? 0 : 1);
+    if (getpid() == parent) {
+        after_fork(legacy, -1);
+        return r;
+    }
+    pbs_proc_bury(legacy);
+    after_fork(legacy, 0);
     return r;
 }
 
 /* Helpers that start a program in a child of their own making. */
-#define SPAWN(type, call)                                                                          \
+#define SPAWN(type, environment, call)                                                             \
     do {                                                                                           \
+        struct pbs_handover h;                                                                     \
+        char *const *env;                                                                          \
         type r;                                                                                    \
                                                                                                    \
-        pbs_proc_before_fork();                                                                    \
+        pbs_proc_before_spawn();                                                                   \
+        env = pbs_handover_begin(&h, environment);                                                 \
         r = call;                                                                                  \
-        pbs_proc_after_fork_parent();                                                              \
+        pbs_handover_end(&h);                                                                      \
+        pbs_proc_after_spawn();                                                                    \
         return r;                                                                                  \
+    } while (0)
+
+/* The same where libc takes the environment from `environ`. */
+#define SPAWN_ENVIRON(type, call)                                                                  \
+    do {                                                                                           \
+        char **was = environ;                                                                      \
+                                                                                                   \
+        SPAWN(type, was, ({                                                                        \
+                  if (env != was)                                                                  \
+                      environ = (char **)env;                                                      \
+                  type r_ = call;                                                                  \
+                  if (env != was && environ == env)                                                \
+                      environ = was;                                                               \
+                  r_;                                                                              \
+              }));                                                                                 \
     } while (0)
 
 PBS_EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *acts,
                            const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-    SPAWN(int, real.posix_spawn(pid, path, acts, attr, argv, envp));
+    SPAWN(int, envp, real.posix_spawn(pid, path, acts, attr, argv, env));
 }
 
 PBS_EXPORT int posix_spawnp(pid_t *pid, const char *path, const posix_spawn_file_actions_t *acts,
                             const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-    SPAWN(int, real.posix_spawnp(pid, path, acts, attr, argv, envp));
+    SPAWN(int, envp, real.posix_spawnp(pid, path, acts, attr, argv, env));
 }
 
 PBS_EXPORT FILE *popen(const char *command, const char *mode)
 {
-    SPAWN(FILE *, real.popen(command, mode));
+    SPAWN_ENVIRON(FILE *, real.popen(command, mode));
 }
 
 PBS_EXPORT __typeof__(popen) _IO_popen __attribute__((alias("popen"), copy(popen)));
 
 PBS_EXPORT int system(const char *command)
 {
-    SPAWN(int, real.system(command));
+    SPAWN_ENVIRON(int, real.system(command));
 }
 
 PBS_EXPORT int wordexp(const char *words, wordexp_t *we, int flags)
 {
-    SPAWN(int, real.wordexp(words, we, flags));
+    SPAWN_ENVIRON(int, real.wordexp(words, we, flags));
+}
+
+/* What a child that was made by clone() begins with. */
+struct beginning {
+    int (*fn)(void *);
+    void *arg;
+    struct pbs_legacy *legacy;
+};
+
+/* A copy of its parent's memory. */
+static int copied(void *p)
+{
+    struct beginning b = *(struct beginning *)p;
+
+    pbs_proc_after_fork_child(b.legacy);
+    return b.fn(b.arg);
+}
+
+/* In its parent's memory and place, until the parent goes on: as after vfork. */
+static int lent(void *p)
+{
+    struct beginning b = *(struct beginning *)p;
+
+    pbs_in_vfork_child = 1;
+    return b.fn(b.arg);
 }
 
 PBS_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 {
+    struct beginning b = {fn, arg, NULL};
+    int was = pbs_in_vfork_child, r;
     void *ptid, *tls, *ctid;
     va_list ap;
-    int r;
 
     va_start(ap, arg);
     ptid = va_arg(ap, void *);
     tls = va_arg(ap, void *);
     ctid = va_arg(ap, void *);
     va_end(ap);
-    if (flags & CLONE_THREAD)
+    if (!fn || (flags & CLONE_THREAD))
         return real.clone(fn, stack, flags, arg, ptid, tls, ctid);
-    pbs_proc_before_fork();
-    r = real.clone(fn, stack, flags, arg, ptid, tls, ctid);
-    pbs_proc_after_fork_parent();
+    if (!(flags & CLONE_VM)) {
+        b.legacy = pbs_proc_before_fork();
+        r = real.clone(copied, stack, flags, &b, ptid, tls, ctid);
+        return after_fork(b.legacy, r);
+    }
+    pbs_proc_before_spawn();
+    if ((flags & CLONE_VFORK) && !(flags & CLONE_SETTLS)) {
+        r = real.clone(lent, stack, flags, &b, ptid, tls, ctid);
+        pbs_in_vfork_child = was;
+    } else {
+        r = real.clone(fn, stack, flags, arg, ptid, tls, ctid);
+    }
+    pbs_proc_after_spawn();
     return r;
 }
 
@@ -129,44 +193,48 @@ PBS_EXPORT __typeof__(clone) __clone __attribute__((alias("clone"), copy(clone))
 
 /* ---- exec ---- */
 
-#define EXEC(call)                                                                                 \
+#define EXEC(environment, call)                                                                    \
     do {                                                                                           \
+        struct pbs_handover h;                                                                     \
+        char *const *env;                                                                          \
         int r;                                                                                     \
                                                                                                    \
         pbs_proc_before_exec();                                                                    \
+        env = pbs_handover_begin(&h, environment);                                                 \
         r = call;                                                                                  \
+        pbs_handover_end(&h);                                                                      \
         pbs_proc_after_exec();                                                                     \
         return r;                                                                                  \
     } while (0)
 
 PBS_EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-    EXEC(real.execve(path, argv, envp));
+    EXEC(envp, real.execve(path, argv, env));
 }
 
 PBS_EXPORT int execv(const char *path, char *const argv[])
 {
-    EXEC(real.execv(path, argv));
+    EXEC(environ, real.execve(path, argv, env));
 }
 
 PBS_EXPORT int execvp(const char *path, char *const argv[])
 {
-    EXEC(real.execvp(path, argv));
+    EXEC(environ, real.execvpe(path, argv, env));
 }
 
 PBS_EXPORT int execvpe(const char *path, char *const argv[], char *const envp[])
 {
-    EXEC(real.execvpe(path, argv, envp));
+    EXEC(envp, real.execvpe(path, argv, env));
 }
 
 PBS_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-    EXEC(real.fexecve(fd, argv, envp));
+    EXEC(envp, real.fexecve(fd, argv, env));
 }
 
 PBS_EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[], int flags)
 {
-    EXEC(real.execveat(fd, path, argv, envp, flags));
+    EXEC(envp, real.execveat(fd, path, argv, env, flags));
 }
 
 /* Gathers the arguments of an execl() into an array on the caller's stack; ap is left behind NULL. */
@@ -193,7 +261,7 @@ PBS_EXPORT int execl(const char *path, const char *arg, ...)
     va_start(ap, arg);
     GATHER(argv, arg, ap);
     va_end(ap);
-    EXEC(real.execv(path, argv));
+    EXEC(environ, real.execve(path, argv, env));
 }
 
 PBS_EXPORT int execlp(const char *path, const char *arg, ...)
@@ -204,7 +272,7 @@ PBS_EXPORT int execlp(const char *path, const char *arg, ...)
     va_start(ap, arg);
     GATHER(argv, arg, ap);
     va_end(ap);
-    EXEC(real.execvp(path, argv));
+    EXEC(environ, real.execvpe(path, argv, env));
 }
 
 PBS_EXPORT int execle(const char *path, const char *arg, ...)
@@ -216,7 +284,7 @@ PBS_EXPORT int execle(const char *path, const char *arg, ...)
     GATHER(argv, arg, ap);
     envp = va_arg(ap, char **);
     va_end(ap);
-    EXEC(real.execve(path, argv, envp));
+    EXEC(envp, real.execve(path, argv, env));
 }
 
 /* ---- the end ---- */
@@ -240,13 +308,19 @@ PBS_EXPORT void _Exit(int status)
 /* A child that shares our memory is on a stack of its own, and does not come back through here. */
 static long clone_by_number(long nr, const long *a, unsigned long flags)
 {
+    struct pbs_legacy *legacy;
     long r;
 
-    pbs_proc_before_fork();
+    if (flags & CLONE_VM) {
+        pbs_proc_before_spawn();
+        r = real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+        if (r)
+            pbs_proc_after_spawn();
+        return r;
+    }
+    legacy = pbs_proc_before_fork();
     r = real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-    if (r || !(flags & CLONE_VM))
-        after_fork(r ? 1 : 0);
-    return r;
+    return after_fork(legacy, (pid_t)r);
 }
 
 bool pbs_proc_by_number(long nr, const long *a, long *r)
@@ -265,10 +339,10 @@ bool pbs_proc_by_number(long nr, const long *a, long *r)
     case SYS_fork:
         break;
     case SYS_execve:
+        *r = execve((void *)a[0], (void *)a[1], (void *)a[2]);
+        return true;
     case SYS_execveat:
-        pbs_proc_before_exec();
-        *r = real.syscall(nr, a[0], a[1], a[2], a[3], a[4], 0);
-        pbs_proc_after_exec();
+        *r = execveat((int)a[0], (void *)a[1], (void *)a[2], (void *)a[3], (int)a[4]);
         return true;
     case SYS_exit_group:
         pbs_proc_end();

@@ -31,7 +31,7 @@ static PBS_COLD enum sender meet(int fd, struct pbs_file *f, struct pbs_sock **s
     if (f->kind != PBS_FILE_SOCK || pbs_in_vfork_child)
         return PLAIN;
     *sock = s;
-    if (!s->error)
+    if (!pbs_sock_error(s))
         return s->armed && s->user != (pbs_self ? pbs_self->id : 0) ? GUARDED : PLAIN;
     self = pbs_thread_get();
     if (!self)
@@ -248,6 +248,8 @@ static ssize_t splice_held(struct pbs_sock *s, int to, size_t n, unsigned flags)
         return PBS_RX_PASS;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
+    if (s->spill)
+        pbs_rx_pull(s, n < PIPE_BUF ? n : PIPE_BUF); /* as much as a pipe takes at once */
     for (piece = s->pieces; piece && n && cnt < 16; piece = piece->next) {
         iov[cnt] = (struct iovec){(void *)piece->data, piece->len < n ? piece->len : n};
         n -= iov[cnt++].iov_len;

@@ -21,8 +21,7 @@ static void before_filter(void)
     if (!pbs_fdtab_size)
         return;
     pbs_seccomp_forbid();
-    pbs_freeze(PBS_WHY_seccomp);
-    pbs_thaw();
+    pbs_freeze(PBS_WHY_seccomp); /* and never thawed */
 }
 
 /* Reads all the arguments that there can be, passed or not, as libc's own does. */

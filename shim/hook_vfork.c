@@ -13,14 +13,14 @@
 __attribute__((used)) void pbs_vfork_prepare(void);
 void pbs_vfork_prepare(void)
 {
-    pbs_proc_before_fork();
+    pbs_proc_before_spawn();
 }
 
 /* The child has an image of its own now, or has ended, or was never made. */
 __attribute__((used)) long pbs_vfork_parent(long r);
 long pbs_vfork_parent(long r)
 {
-    pbs_proc_after_fork_parent();
+    pbs_proc_after_spawn();
     if (r >= 0)
         return r;
     errno = (int)-r;

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "conf.h"
+#include "handover.h"
 #include "life.h"
 #include "proc.h"
 #include "real.h"
@@ -16,9 +17,12 @@ __attribute__((constructor)) static void start(void)
     pbs_thread_init(pbs_ring_end);
     pbs_ring_arrived = pbs_items_arrived;
     pbs_ring_unarmed = pbs_items_unmask;
-    if (!pbs_conf.enabled || !pbs_fdtab_init())
+    if (!pbs_conf.enabled || !pbs_fdtab_init()) {
+        pbs_handover_receive(false);
         return;
+    }
     pbs_proc_init();
+    pbs_handover_receive(true);
     at_quick_exit(pbs_proc_end);
 }
 

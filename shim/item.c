@@ -9,7 +9,7 @@
 static struct pbs_lock free_lock;
 static struct pbs_epoll *free_list; /* guarded by free_lock */
 
-struct pbs_epoll *pbs_epoll_get(uint64_t born)
+struct pbs_epoll *pbs_epoll_get(void)
 {
     struct pbs_epoll *e;
 
@@ -23,13 +23,11 @@ struct pbs_epoll *pbs_epoll_get(uint64_t born)
     if (!e)
         return NULL;
     pbs_lock(&e->file.lock);
-    e->file.kind = PBS_FILE_EPOLL;
-    e->file.nfds = 0;
+    pbs_file_init(&e->file, PBS_FILE_EPOLL);
     e->waiter = 0;
     e->refused = false;
     e->nready = 0;
     memset(&e->by_key, 0, sizeof(*e) - offsetof(struct pbs_epoll, by_key));
-    e->born = born;
     pbs_unlock(&e->file.lock);
     return e;
 }
@@ -310,7 +308,7 @@ bool pbs_items_allow(struct pbs_sock *s, uint64_t id)
     if (!it)
         return true;
     return !it->sock_next && !it->twin && !(it->events & (EPOLLONESHOT | EPOLLEXCLUSIVE)) &&
-           !it->set->refused && it->set->born == pbs_gate_generation() &&
+           !it->set->refused && pbs_gate_admits(&it->set->file) &&
            (atomic_compare_exchange_strong(&it->set->waiter, &nobody, id) || nobody == id);
 }
 

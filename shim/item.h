@@ -50,7 +50,6 @@ struct pbs_epoll {
     _Atomic(uint64_t) life; /* moves when it is put: who has it as a member has another one then */
     struct pbs_item *by_key, *by_data;
     struct pbs_item *ready; /* members that may hold bytes or an error */
-    uint64_t born;          /* fork generation before it was made */
     unsigned round;
     bool our_turn; /* the kernel alone filled the caller's array last time, and we had more */
     /* Takeover (takeover.c). */
@@ -64,7 +63,7 @@ struct pbs_epoll {
 };
 
 /* A new set, nfds 0; NULL when out of memory. */
-struct pbs_epoll *pbs_epoll_get(uint64_t born);
+struct pbs_epoll *pbs_epoll_get(void);
 
 /* nfds is 0: forgets all members, then the set. Not locked. */
 void pbs_epoll_drop(struct pbs_thread *self, struct pbs_epoll *set);

@@ -11,19 +11,16 @@
 __thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
 
 /* Puts a record that nobody knows yet into the table. */
-static bool enter(int fd, struct pbs_file *f)
+static void enter(int fd, struct pbs_file *f, uint64_t gen)
 {
-    struct pbs_thread *self = pbs_thread_get();
-    bool ok;
+    struct pbs_thread *self = pbs_self;
 
-    if (!self)
-        return false;
     pbs_crit_enter(self);
     pbs_lock(&f->lock);
-    ok = pbs_fdtab_set(fd, f);
+    pbs_fdtab_set(fd, f);
+    pbs_gate_born(f, gen);
     pbs_unlock(&f->lock);
     pbs_crit_leave(self);
-    return ok;
 }
 
 static void close_record(int fd, bool missed);
@@ -49,8 +46,7 @@ int pbs_born_sock(int fd, bool tcp, uint64_t gen)
     pbs_crit_leave(self);
     if (s) {
         s->tcp = tcp;
-        s->born = gen;
-        enter(fd, &s->file);
+        enter(fd, &s->file, gen);
     }
     return fd;
 }
@@ -67,10 +63,10 @@ int pbs_born_epoll(int fd, uint64_t gen)
     if (!self)
         return fd;
     pbs_crit_enter(self);
-    set = pbs_epoll_get(gen);
+    set = pbs_epoll_get();
     pbs_crit_leave(self);
     if (set)
-        enter(fd, &set->file);
+        enter(fd, &set->file, gen);
     return fd;
 }
 
@@ -80,11 +76,21 @@ void pbs_born_other(int fd)
         close_record(fd, true);
 }
 
+void pbs_born_lent(int fd)
+{
+    struct pbs_file *f = pbs_fdtab_find(fd);
+
+    if (f)
+        f->shared = true;
+}
+
 int pbs_born_dup(int fd, int to)
 {
     struct pbs_thread *self;
     struct pbs_file *f;
 
+    if (pbs_in_vfork_child)
+        pbs_born_lent(fd);
     if (!ours(to))
         return to;
     pbs_born_other(to);
@@ -143,7 +149,7 @@ static void end_now(struct pbs_sock *s, int fd)
 
     pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
     pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_LINGER, &l, &len);
-    if (s->held || queued > 0 || (l.l_onoff && !l.l_linger))
+    if (pbs_sock_unread(s) || queued > 0 || (l.l_onoff && !l.l_linger))
         pbs_sys3(SYS_connect, fd, &unspec, sizeof(unspec));
     else
         pbs_sys2(SYS_shutdown, fd, SHUT_RDWR);
@@ -154,20 +160,21 @@ static void end_now(struct pbs_sock *s, int fd)
  * was closed behind our back and is somebody else's now; it must not be spoken to. */
 static void last_close(struct pbs_sock *s, int fd, bool missed)
 {
-    bool alone =
-        !missed && s->born == pbs_gate_generation(); /* no fork in its life: nobody else has it */
+    bool alone = !missed && pbs_gate_alone(&s->file);
     struct pbs_thread *owner;
 
     owner = s->armed ? s->ring->owner : NULL;
     /* A sleeper's reference keeps it open, as in the kernel. */
     if (alone && owner && s->call != owner->call)
         end_now(s, fd);
-    else if (alone && (s->held || s->pushed))
+    else if (alone && (pbs_sock_unread(s) || s->pushed))
         reset_at_close(fd);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
+    pbs_rx_unspill(s);
     pbs_sock_take_error(s);
     pbs_items_drop(s);
     pbs_fdtab_clear(fd, &s->file);
+    pbs_gate_leave(&s->file);
     pbs_ring_forget(s);
     if (s->ring)
         pbs_unlock(&s->file.lock); /* its owner's: put when the request has ended */
@@ -233,6 +240,8 @@ static void close_epoll(struct pbs_thread *self, struct pbs_epoll *set, int fd)
     last = pbs_fdtab_is(fd, &set->file);
     pbs_fdtab_clear(fd, &set->file);
     last = last && !set->file.nfds;
+    if (last)
+        pbs_gate_leave(&set->file);
     pbs_unlock(&set->file.lock);
     pbs_crit_leave(self);
     if (last)
@@ -273,9 +282,9 @@ static bool unread(struct pbs_sock *s, int fd)
 {
     int queued = 0;
 
-    if (!s->held && s->armed)
+    if (!pbs_sock_unread(s) && s->armed)
         pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
-    return s->held || queued > 0;
+    return pbs_sock_unread(s) || queued > 0;
 }
 
 void pbs_close_process(void)
@@ -284,10 +293,18 @@ void pbs_close_process(void)
 
     pbs_freeze(PBS_WHY_exit);
     for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1) {
-        struct pbs_sock *s = (struct pbs_sock *)pbs_fdtab_find(fd);
+        struct pbs_file *f = pbs_fdtab_find(fd);
+        struct pbs_thread *self = f ? pbs_thread_get() : NULL;
 
-        if (s && s->file.kind == PBS_FILE_SOCK && unread(s, fd) &&
-            s->born + 1 == pbs_gate_generation()) /* the gate that pbs_freeze() closed counts */
+        if (!self)
+            continue;
+        pbs_crit_enter(self);
+        pbs_lock(&f->lock);
+        if (f->kind == PBS_FILE_SOCK && pbs_gate_alone(f) && unread((struct pbs_sock *)f, fd))
             reset_at_close(fd);
+        if (pbs_fdtab_is(fd, f))
+            pbs_gate_leave(f); /* and so its other numbers are nothing to us */
+        pbs_unlock(&f->lock);
+        pbs_crit_leave(self);
     }
 }

@@ -21,6 +21,9 @@ int pbs_born_epoll(int fd, uint64_t gen);
 /* fd came out of a call that makes numbers: a record that it still has was closed behind our back. */
 void pbs_born_other(int fd);
 
+/* A vfork child sees to it that its next image has fd, too. */
+void pbs_born_lent(int fd);
+
 /* to is a duplicate of fd now. Returns to. */
 int pbs_born_dup(int fd, int to);
 

@@ -3,9 +3,12 @@
 #include <sys/mman.h>
 
 #include "conf.h"
+#include "fork.h"
 #include "ghost.h"
+#include "ledger.h"
 #include "life.h"
 #include "mem.h"
+#include "spill.h"
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
@@ -19,40 +22,18 @@ static void mark(void)
     atomic_store_explicit(alive, 1, memory_order_relaxed);
 }
 
-void pbs_proc_init(void)
+/* A copy of this process: nothing here is its own. */
+static void become_child(void)
 {
-    alive = pbs_mem_map(4096);
-    if (!alive || pbs_sys3(SYS_madvise, alive, 4096, MADV_WIPEONFORK) != 0) {
-        pbs_fdtab_size = 0; /* before Linux 4.14: an unannounced child would go unnoticed */
-        return;
-    }
-    mark();
-    pbs_fdtab_watch = alive;
-    pbs_fdtab_on_stranger = pbs_proc_after_fork_child;
-}
-
-void pbs_proc_before_fork(void)
-{
-    if (!pbs_in_vfork_child)
-        pbs_freeze(PBS_WHY_fork);
-}
-
-void pbs_proc_after_fork_parent(void)
-{
-    if (!pbs_in_vfork_child)
-        pbs_thaw();
-}
-
-void pbs_proc_after_fork_child(void)
-{
-    if (!alive || pbs_in_vfork_child)
-        return;
     mark();
     /* Locks that other threads of the parent may have held, and everything that was theirs. */
     pbs_fdtab_reset();
     pbs_mem_reset();
     pbs_sock_reset();
     pbs_item_reset();
+    pbs_ledger_reset();
+    pbs_spill_reset();
+    pbs_legacy_reset();
     pbs_ghost_reset();
     pbs_ring_reset();
     pbs_thread_reset();
@@ -65,15 +46,100 @@ void pbs_proc_after_fork_child(void)
     }
 }
 
+/* A copy that nobody announced (a raw clone): nothing is known of what it holds. */
+static void become_stranger(void)
+{
+    become_child();
+    pbs_spill_sweep();
+}
+
+void pbs_proc_init(void)
+{
+    alive = pbs_mem_map(4096);
+    if (!alive || pbs_sys3(SYS_madvise, alive, 4096, MADV_WIPEONFORK) != 0) {
+        pbs_fdtab_size = 0; /* before Linux 4.14: an unannounced child would go unnoticed */
+        return;
+    }
+    mark();
+    pbs_fdtab_watch = alive;
+    pbs_fdtab_on_stranger = become_stranger;
+}
+
+struct pbs_legacy *pbs_proc_before_fork(void)
+{
+    struct pbs_thread *self;
+
+    if (pbs_in_vfork_child || !alive)
+        return NULL;
+    pbs_freeze(PBS_WHY_fork);
+    self = pbs_thread_get();
+    return self ? pbs_legacy_make(self) : NULL;
+}
+
+void pbs_proc_after_fork_parent(struct pbs_legacy *legacy, bool made)
+{
+    if (pbs_in_vfork_child || !alive)
+        return;
+    if (!made)
+        pbs_legacy_revoke(legacy);
+    if (legacy)
+        pbs_legacy_free(pbs_self, legacy);
+    pbs_thaw();
+}
+
+void pbs_proc_after_fork_child(struct pbs_legacy *legacy)
+{
+    struct pbs_thread *self;
+
+    if (!alive || pbs_in_vfork_child)
+        return;
+    become_child();
+    self = legacy ? pbs_thread_get() : NULL;
+    if (self) {
+        pbs_legacy_enter(self, legacy);
+        pbs_legacy_free(self, legacy);
+    }
+    pbs_spill_sweep();
+}
+
+void pbs_proc_bury(struct pbs_legacy *legacy)
+{
+    pbs_legacy_bury(legacy);
+}
+
+void pbs_proc_before_spawn(void)
+{
+    struct pbs_thread *self;
+
+    if (pbs_in_vfork_child || !alive)
+        return;
+    pbs_freeze(PBS_WHY_fork);
+    self = pbs_thread_get();
+    if (self)
+        pbs_legacy_lend(self, true);
+}
+
+void pbs_proc_after_spawn(void)
+{
+    if (!pbs_in_vfork_child && alive)
+        pbs_thaw();
+}
+
 void pbs_proc_before_exec(void)
 {
-    if (!pbs_in_vfork_child)
-        pbs_freeze(PBS_WHY_exec);
+    struct pbs_thread *self;
+
+    if (pbs_in_vfork_child || !alive)
+        return;
+    pbs_freeze(PBS_WHY_exec);
+    self = pbs_thread_get();
+    if (self)
+        pbs_legacy_lend(self, false);
 }
 
 void pbs_proc_after_exec(void)
 {
-    if (!pbs_in_vfork_child)
+    if (!pbs_in_vfork_child && alive)
         pbs_thaw();
 }
 

@@ -1,7 +1,7 @@
 /*
- * Making, replacing and ending processes, the safe minimum: before a fork or a spawn every request
- * is cancelled, and sockets that live at it are never adopted again; held bytes stay with the
- * parent. A child has no ring and no record.
+ * Making, replacing and ending processes. Before any of it every request is cancelled. A forked
+ * child has records of its own and no ring; sockets that both hold are served to neither from one,
+ * until one of them is known to be alone.
  *
  * Any thread, no lock held.
  */
@@ -12,10 +12,19 @@
 
 void pbs_proc_init(void);
 
-/* Around a call that makes a process by copying this one. */
-void pbs_proc_before_fork(void);
-void pbs_proc_after_fork_parent(void);
-void pbs_proc_after_fork_child(void);
+/* Around a call that makes a process by copying this one. What `before` gives is the other two's;
+ * made: there is a child. */
+struct pbs_legacy;
+struct pbs_legacy *pbs_proc_before_fork(void);
+void pbs_proc_after_fork_parent(struct pbs_legacy *legacy, bool made);
+void pbs_proc_after_fork_child(struct pbs_legacy *legacy);
+
+/* In a child whose parent ended with the fork, before the above. */
+void pbs_proc_bury(struct pbs_legacy *legacy);
+
+/* Around a call that makes a process which shares our memory until it has an image of its own. */
+void pbs_proc_before_spawn(void);
+void pbs_proc_after_spawn(void);
 
 /* Around an exec, which returns only when it failed. */
 void pbs_proc_before_exec(void);

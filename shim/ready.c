@@ -54,7 +54,7 @@ short pbs_ready_bits(struct pbs_file *f, short events)
     if (pbs_sock_holds(s))
         bits = POLLIN | POLLRDNORM;
     bits &= events;
-    if (s->error)
+    if (pbs_sock_error(s))
         bits |= POLLERR;
     return bits;
 }

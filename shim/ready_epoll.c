@@ -17,7 +17,7 @@ static uint32_t item_bits(const struct pbs_item *it)
     if (pbs_item_holds(it))
         bits = EPOLLIN | EPOLLRDNORM;
     bits &= it->events;
-    if (it->sock && it->sock->error)
+    if (it->sock && pbs_sock_error(it->sock))
         bits |= EPOLLERR;
     return bits;
 }

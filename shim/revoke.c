@@ -15,7 +15,7 @@ static void push(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why)
     if (!atomic_fetch_add(&r->revokes, 1))
         atomic_fetch_add(&pbs_attention, 1);
     s->revoked = true;
-    s->revoke_reason = why;
+    s->revoke_reason = (uint8_t)why;
     LL_PREPEND2(r->revoked, s, revoke_next);
 }
 

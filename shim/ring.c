@@ -202,7 +202,7 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
         return -ENOMEM;
     pbs_lock(&r->lock);
     if (!pbs_gate_admits(
-            s)) { /* under the lock: a fork looks at the table after it shut the gate */
+            &s->file)) { /* under the lock: a fork looks at it after it shut the gate */
         pbs_unlock(&r->lock);
         io_uring_prep_nop(sqe);
         sqe->user_data = PBS_UD_NONE;
@@ -267,8 +267,12 @@ void pbs_ring_home(void *ctx, struct pbs_piece *piece)
 
 void pbs_ring_dispose(struct pbs_sock *s)
 {
-    pbs_ghost_close(s->ghost, s->held && pbs_gate_generation() == s->born);
+    pbs_ghost_close(s->ghost, pbs_sock_unread(s) && pbs_gate_alone(&s->file));
     s->ghost = -1;
+    if (s->spill)
+        pbs_spill_leave(s->spill_file);
+    s->spill = NULL;
+    pbs_gate_leave(&s->file);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
     pbs_ring_forget(s);
     pbs_sock_put(s);

@@ -155,7 +155,7 @@ static bool looked(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
         return *r != PBS_RX_PASS;
     }
     *r = 0;
-    if (!s->held) { /* len 0: an error is given all the same */
+    if (!pbs_sock_unread(s)) { /* len 0: an error is given all the same */
         pbs_crit_enter(self);
         pbs_lock(&s->file.lock);
         *r = -pbs_sock_take_error(s);
@@ -171,6 +171,13 @@ static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 {
     bool all = flags & MSG_WAITALL;
 
+    if (pbs_unlikely(pbs_sock_spill(s) != NULL)) {
+        *r = pbs_rx_spilled(self, s, fd, dst, flags);
+        if (*r < 0 || !dst->left) {
+            *r = done_or(self, s, dst, *r);
+            return true;
+        }
+    }
     if (s->held && s->held < dst->left && !dst->done && !(flags & MSG_TRUNC) && !dry(self, s) &&
         pbs_rx_faults(self, s, fd, dst)) {
         *r = -EFAULT;

@@ -74,6 +74,9 @@ bool pbs_adopt(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blockin
 /* Gives s up for good, counted. s locked. */
 void pbs_pass(struct pbs_thread *self, struct pbs_sock *s, enum pbs_reason why);
 
+/* The kernel's name for the socket, never used again; 0: fd is none. */
+uint64_t pbs_ask_cookie(int fd);
+
 /* Reads SO_RCVTIMEO in ns; 0: none. */
 int64_t pbs_ask_timeout(int fd);
 
@@ -140,6 +143,30 @@ bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 
 /* An error that a plain call of ours took from the socket: it belongs to the next call. */
 void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r);
+
+/* ---- bytes in shared memory (rx_spill.c); s locked unless said otherwise ---- */
+
+/* How much room a spill of what s holds may need; 0: it holds nothing of its own. Not locked. */
+size_t pbs_rx_spill_size(struct pbs_sock *s);
+
+/* Moves all that s holds there. False: there is no room, and it stays. */
+bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen);
+
+/* This process reads there no more. */
+void pbs_rx_unspill(struct pbs_sock *s);
+
+/* The same if all of it has been read. */
+void pbs_rx_settle(struct pbs_sock *s);
+
+/* Receives what is there, not locked. dst->done, or -EFAULT with nothing done. */
+ssize_t pbs_rx_spilled(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                       long long flags);
+
+/* Shows what is held, there and here. */
+void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst);
+
+/* Up to n bytes of it become this process's own. False: out of memory. */
+bool pbs_rx_pull(struct pbs_sock *s, size_t n);
 
 /* Nothing held and nothing armed, the thread marked as about to make a plain call: the rest by that.
  * Returns dst->done, or with nothing done what the call gave. */

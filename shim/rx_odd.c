@@ -46,7 +46,7 @@ bool pbs_rx_prove_all(struct pbs_thread *self, const struct pbs_dst *dst)
  */
 bool pbs_rx_faults(struct pbs_thread *self, struct pbs_sock *s, int fd, const struct pbs_dst *dst)
 {
-    size_t there = s->held;
+    size_t there = pbs_sock_unread(s);
     int queued = 0;
 
     /* More would take room from others in the cache of proved pages, and memory from the machine:
@@ -125,11 +125,11 @@ void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r)
 ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags)
 {
-    size_t n = s->held < dst->left ? s->held : dst->left, left = dst->left;
+    size_t held = pbs_sock_unread(s), left = dst->left, n = held < left ? held : left;
     int behind = MSG_PEEK | (flags & MSG_TRUNC), err = 0;
     ssize_t r;
 
-    if (!n && !s->error)
+    if (!n && !pbs_sock_error(s))
         return PBS_RX_PASS;
     if (n && !(flags & MSG_TRUNC) && !pbs_rx_prove(self, dst, n))
         return -EFAULT;
@@ -139,7 +139,7 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
     if (flags & MSG_TRUNC)
         pbs_dst_advance(dst, n);
     else
-        pbs_sock_peek(s, dst);
+        pbs_rx_peek_held(s, dst);
     dst->left = left - dst->done;
     if (!n)
         err = pbs_sock_take_error(s); /* looking takes it, as in the kernel */

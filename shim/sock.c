@@ -20,8 +20,7 @@ struct pbs_sock *pbs_sock_get(void)
         return NULL;
     /* The lock is left alone: a thread with a stale pointer may hold it for a moment. */
     pbs_lock(&s->file.lock);
-    s->file.kind = PBS_FILE_SOCK;
-    s->file.nfds = 0;
+    pbs_file_init(&s->file, PBS_FILE_SOCK);
     s->state = PBS_WATCHED;
     s->nonblock = s->armed = s->at_end = s->unverified = false;
     s->error = 0;
@@ -39,7 +38,7 @@ struct pbs_sock *pbs_sock_get(void)
 
 void pbs_sock_put(struct pbs_sock *s)
 {
-    PBS_ASSERT(!s->file.nfds && !s->ring && !s->armed && !s->pieces && !s->items);
+    PBS_ASSERT(!s->file.nfds && !s->ring && !s->armed && !s->pieces && !s->items && !s->spill);
     s->file.kind = PBS_FILE_FREE;
     s->life++;
     pbs_unlock(&s->file.lock);
@@ -132,7 +131,7 @@ void pbs_dst_advance(struct pbs_dst *dst, size_t n)
 }
 
 /* Copies as much of [data, data + len) as dst has room for. */
-static size_t scatter(struct pbs_dst *dst, const uint8_t *data, size_t len)
+size_t pbs_dst_fill(struct pbs_dst *dst, const uint8_t *data, size_t len)
 {
     size_t done = 0;
 
@@ -156,7 +155,7 @@ size_t pbs_sock_take(struct pbs_sock *s, struct pbs_dst *dst, pbs_home_fn *home,
     size_t done = 0;
 
     while (dst->left && (piece = s->pieces)) {
-        size_t n = scatter(dst, piece->data, piece->len);
+        size_t n = pbs_dst_fill(dst, piece->data, piece->len);
 
         consume(s, piece, n, home, ctx);
         done += n;
@@ -172,7 +171,7 @@ size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst)
     DL_FOREACH(s->pieces, piece) {
         if (!dst->left)
             break;
-        done += scatter(dst, piece->data, piece->len);
+        done += pbs_dst_fill(dst, piece->data, piece->len);
     }
     return done;
 }

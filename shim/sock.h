@@ -29,6 +29,7 @@
 
 #include "base.h"
 #include "policy.h"
+#include "spill.h"
 
 #define HASH_NONFATAL_OOM 1
 #include "uthash_mem.h"
@@ -40,6 +41,11 @@ struct pbs_file {
     struct pbs_lock lock;
     atomic_uint kind; /* enum pbs_file_kind; does not change while nfds > 0 */
     atomic_uint nfds; /* fd numbers of this process that stand for it */
+
+    /* How many processes may hold it (gate.h); any thread reads. */
+    _Atomic(uint32_t) entry; /* in the ledger; 0: there was no fork in its life */
+    atomic_bool shared;      /* another process may hold it, uncounted, for good */
+    uint32_t place;          /* in what a fork hands down (fork.c); guarded by its lock */
 };
 
 enum pbs_state { PBS_WATCHED, PBS_ADOPTED, PBS_PASS };
@@ -66,9 +72,6 @@ struct pbs_piece {
 
 struct pbs_ring;
 struct pbs_item;
-
-/* Another process may hold it, too: no generation is this. */
-#define PBS_BORN_SHARED UINT64_MAX
 
 struct pbs_sock {
     struct pbs_file file;
@@ -108,26 +111,30 @@ struct pbs_sock {
      * nothing settles it.
      */
     bool fresh_arm;
-    uint64_t born; /* fork generation before the call that made it, or PBS_BORN_SHARED */
-    int fd;        /* one number that stands for it, for calls about it while adopted */
+    bool stale;   /* what the kernel said of it at its adoption may have changed: ask again */
+    bool revoked; /* on the ring's revoke list; guarded, with the next, by ring->lock */
+    uint8_t revoke_reason; /* enum pbs_reason, for the count */
+    uint8_t spill_file;    /* where spill is */
+    int fd;                /* one number that stands for it, for calls about it while adopted */
 
     int ghost; /* ours, when a call sleeps on it and the program has closed its last; -1 */
 
     struct pbs_piece *pieces;
     struct pbs_hold *holds;
+    /* Bytes in front of all others, and an error, of which another process may take; NULL: none. */
+    _Atomic(struct pbs_spill *) spill;
     size_t pushed; /* bytes that were pushed into a FILE (fdopen) and may be unread there */
 
-    uint64_t rid;      /* key in the ring's table; a new one for each arming */
-    bool revoked;      /* on the ring's revoke list; guarded, with the next two, by ring->lock */
-    int revoke_reason; /* enum pbs_reason, for the count */
-    struct pbs_sock *revoke_next;
+    uint64_t rid; /* key in the ring's table; a new one for each arming */
+    union {
+        struct pbs_sock *revoke_next; /* guarded by ring->lock */
+        struct pbs_sock *next_free;   /* of one that is put */
+    };
     UT_hash_handle hh; /* in ring->socks; guarded by ring->lock */
 
     struct pbs_tally tally; /* user thread alone */
 
     struct pbs_item *items; /* memberships in epoll instances */
-
-    struct pbs_sock *next_free;
 };
 
 /* Where received bytes go: an iovec array, consumed from the front. */
@@ -141,6 +148,15 @@ struct pbs_dst {
 
 /* Takes a piece that is consumed: its buffer goes home, its own memory is freed. */
 typedef void pbs_home_fn(void *ctx, struct pbs_piece *piece);
+
+/* What of a file's record begins anew with each life. */
+static inline void pbs_file_init(struct pbs_file *f, enum pbs_file_kind kind)
+{
+    f->kind = kind;
+    f->nfds = 0;
+    f->entry = 0;
+    f->shared = false;
+}
 
 /* A new record, unlocked, WATCHED, nfds 0. NULL when out of memory. */
 struct pbs_sock *pbs_sock_get(void);
@@ -176,17 +192,41 @@ size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst);
 /* Consumes up to n held bytes without copying. Returns the count. */
 size_t pbs_sock_drop(struct pbs_sock *s, size_t n, pbs_home_fn *home, void *ctx);
 
+/* What it holds in shared memory; NULL: nothing. */
+static inline struct pbs_spill *pbs_sock_spill(struct pbs_sock *s)
+{
+    return atomic_load_explicit(&s->spill, memory_order_relaxed);
+}
+
 /* Takes the held error: 0 or a positive errno, once. */
 static inline int pbs_sock_take_error(struct pbs_sock *s)
 {
-    return atomic_exchange_explicit(&s->error, 0, memory_order_relaxed);
+    int err = atomic_exchange_explicit(&s->error, 0, memory_order_relaxed);
+    struct pbs_spill *e = pbs_sock_spill(s);
+
+    return pbs_unlikely(!err && e) ? atomic_exchange(&e->error, 0) : err;
+}
+
+/* Bytes that are not in the kernel any more. Any thread, as a hint. */
+static inline size_t pbs_sock_unread(struct pbs_sock *s)
+{
+    return atomic_load_explicit(&s->held, memory_order_relaxed) + pbs_spill_left(pbs_sock_spill(s));
+}
+
+/* An error that is not in the kernel any more. Any thread, as a hint. */
+static inline int pbs_sock_error(struct pbs_sock *s)
+{
+    struct pbs_spill *e = pbs_sock_spill(s);
+
+    return atomic_load_explicit(&s->error, memory_order_relaxed) ?: (e ? e->error : 0);
 }
 
 /* Something of it is held: it is readable whatever the kernel says. Any thread, as a hint. */
 static inline bool pbs_sock_holds(struct pbs_sock *s)
 {
     return atomic_load_explicit(&s->held, memory_order_relaxed) ||
-           atomic_load_explicit(&s->error, memory_order_relaxed);
+           atomic_load_explicit(&s->error, memory_order_relaxed) ||
+           (pbs_unlikely(pbs_sock_spill(s) != NULL) && (pbs_sock_unread(s) || pbs_sock_error(s)));
 }
 
 static inline void pbs_sock_set_dry(struct pbs_sock *s, uint64_t epoch)
@@ -199,6 +239,9 @@ static inline bool pbs_sock_dry(struct pbs_sock *s, uint64_t epoch)
 {
     return atomic_load_explicit(&s->dry_epoch, memory_order_relaxed) == epoch;
 }
+
+/* Copies as much of len bytes as dst has room for. Returns how much. */
+size_t pbs_dst_fill(struct pbs_dst *dst, const uint8_t *data, size_t len);
 
 /* Advances dst over n bytes that somebody else has filled. */
 void pbs_dst_advance(struct pbs_dst *dst, size_t n);

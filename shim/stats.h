@@ -22,6 +22,9 @@
     X(kicks)          /* owners woken for it */                                                    \
     X(rings)          /* rings created */                                                          \
     X(served_waits)   /* poll, select and epoll waits answered without the real call */            \
+    X(spills)    /* times that held bytes were moved to where a child or an image can read them */ \
+    X(handovers) /* execs and spawns that were given some */                                       \
+    X(lost_handovers) /* and those that were not: the new image is without the library */          \
     X(would_save)     /* under policy never: entries that adoption would have saved */
 
 /* Why a socket is not, or no longer, served from the ring. */

@@ -1,0 +1,156 @@
+/* What a socket holds in shared memory: moved there before a fork or an exec, and taken from there. */
+#include <errno.h>
+#include <string.h>
+
+#include "mem.h"
+#include "rx.h"
+
+size_t pbs_rx_spill_size(struct pbs_sock *s)
+{
+    return s->held || s->error ? pbs_sock_unread(s) + 1 : 0;
+}
+
+bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen)
+{
+    size_t old = pbs_spill_left(s->spill), len = s->held + old;
+    const uint8_t *front;
+    struct pbs_spill *e;
+    struct iovec iov;
+    uint8_t *data;
+
+    if (!s->held && !s->error)
+        return true;
+    e = pbs_spill_add(pen, pbs_ask_cookie(fd), len, s->error, &data);
+    if (!e)
+        return false;
+    /* Bytes that a call of ours has taken out and not given yet are in front of an older spill's. */
+    iov = (struct iovec){data, s->held};
+    pbs_sock_peek(s, &(struct pbs_dst){.iov = &iov, .n = 1, .left = s->held});
+    if (old) {
+        old = pbs_spill_claim(s->spill, old, &front);
+        memcpy(data + s->held, front, old);
+        e->len = s->held + old;
+    }
+    pbs_rx_unspill(s);
+    s->spill_file = (uint8_t)pen->file;
+    pbs_spill_join(pen->file);
+    atomic_store(&s->spill,
+                 e); /* in this order: whoever looks without the lock never sees nothing */
+    s->error = 0;
+    pbs_sock_drop(s, s->held, pbs_ring_home, s);
+    if (!s->armed)
+        pbs_ring_forget(s);
+    return true;
+}
+
+void pbs_rx_unspill(struct pbs_sock *s)
+{
+    if (!s->spill)
+        return;
+    s->spill = NULL;
+    pbs_spill_leave(s->spill_file);
+}
+
+/* All of it has been read, by whomever: an error that is behind it is this process's now. */
+static void settle(struct pbs_sock *s)
+{
+    int err;
+
+    if (pbs_spill_left(s->spill))
+        return;
+    err = atomic_exchange(&s->spill->error, 0);
+    if (err)
+        s->error = err;
+    pbs_rx_unspill(s);
+}
+
+/* Another thread of the parent may have closed the number, and used it again, during the fork. */
+static bool is_its(struct pbs_sock *s, int fd)
+{
+    return pbs_ask_cookie(fd) == s->spill->cookie;
+}
+
+/* Up to n bytes to dst, which is proved for them. s locked. */
+static void take(struct pbs_sock *s, struct pbs_dst *dst, size_t n, bool discard)
+{
+    const uint8_t *data;
+
+    n = pbs_spill_claim(s->spill, n, &data);
+    if (discard) {
+        pbs_dst_advance(dst, n);
+        return;
+    }
+    pbs_dst_fill(dst, data, n);
+}
+
+ssize_t pbs_rx_spilled(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                       long long flags)
+{
+    size_t n = pbs_spill_left(s->spill);
+    ssize_t r = 0;
+
+    if (n > dst->left)
+        n = dst->left;
+    if (n && !(flags & MSG_TRUNC) &&
+        (pbs_rx_faults(self, s, fd, dst) || !pbs_rx_prove(self, dst, n)))
+        return dst->done ? (ssize_t)dst->done : -EFAULT;
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (!s->spill)
+        goto out;
+    if (pbs_fdtab_is(fd, &s->file) && !is_its(s, fd)) {
+        pbs_rx_unspill(s);
+        s->file.shared = true;
+        goto out;
+    }
+    if (!pbs_fdtab_is(fd, &s->file) && !pbs_rx_pins(self, s))
+        goto out;
+    take(s, dst, n, flags & MSG_TRUNC);
+    settle(s);
+    r = (ssize_t)dst->done;
+out:
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    return r;
+}
+
+void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst)
+{
+    struct pbs_spill *e = s->spill;
+    size_t n = pbs_spill_left(e);
+
+    if (n)
+        pbs_dst_fill(dst, pbs_spill_data(e), n < dst->left ? n : dst->left);
+    pbs_sock_peek(s, dst);
+}
+
+void pbs_rx_settle(struct pbs_sock *s)
+{
+    if (s->spill)
+        settle(s);
+}
+
+bool pbs_rx_pull(struct pbs_sock *s, size_t n)
+{
+    size_t left = pbs_spill_left(s->spill), size;
+    struct pbs_piece *own;
+    const uint8_t *data;
+
+    if (n > left)
+        n = left;
+    if (!n || s->pieces)
+        return !left;
+    size = (sizeof(*own) + n + 4095) & ~(size_t)4095;
+    own = pbs_mem_map(size);
+    if (!own)
+        return false;
+    *own = (struct pbs_piece){.data = (uint8_t *)(own + 1), .bid = PBS_NO_BID, .own_size = size};
+    own->len = pbs_spill_claim(s->spill, n, &data);
+    memcpy(own + 1, data, own->len);
+    if (own->len)
+        pbs_sock_hold(s, own);
+    else
+        pbs_mem_unmap(own, size);
+    settle(s);
+    return true;
+}
