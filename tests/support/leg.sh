@@ -44,7 +44,7 @@ source=${TEST_SOURCE_DIR:-$here/../posix}/$(basename "$program").c
 for name in $(compgen -e PBUFSHIM_ || true); do
     unset "$name"
 done
-unset LD_PRELOAD
+unset LD_PRELOAD TEST_RING TEST_STATS
 # The library never allocates; what a failing case leaves behind is not of interest.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:handle_segv=0}
 export TSAN_OPTIONS=${TSAN_OPTIONS:-die_after_fork=0:report_signal_unsafe=0:halt_on_error=1:suppressions=$here/tsan.supp}
@@ -67,6 +67,9 @@ esac
 stats=$(mktemp -d "${TMPDIR:-/tmp}/leg.XXXXXX")
 trap 'rm -rf "$stats"' EXIT
 export PBUFSHIM_STATS=$stats/%p
+# For cases that ask whether a certain process was served (leg.h).
+export TEST_STATS=$stats
+case $leg in shim | starved) export TEST_RING=must ;; esac
 
 launch=()
 case $leg in
