@@ -44,7 +44,7 @@ void turn_to(struct shared *s, int n);
  *   exact   COUNT bytes; what is behind them stays
  *   bytes   the same, one by one
  *   looks   COUNT bytes are seen by poll, select, epoll, FIONREAD and MSG_PEEK, and then read
- *   chain   COUNT bytes; then executes itself for the next as many, argument 5 times in all
+ *   chain   COUNT bytes; then executes itself for the next as many, three times in all
  *   hold    exits without reading
  */
 int reader_main(int argc, char **argv);
