@@ -1,5 +1,7 @@
 #include "proc.h"
 
+#include <limits.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,10 +11,12 @@
 #include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "asleep.h"
 #include "payload.h"
+#include "raw.h"
 
 void check_child_status(pid_t pid, int wanted)
 {
@@ -59,16 +63,19 @@ static void look_after_children(void)
 
 void turn_wait(struct shared *s, int n)
 {
-    for (unsigned tries = 1; atomic_load(&s->turn) != n; tries++) {
-        if (tries % 1024 == 0)
-            look_after_children();
-        test_yield();
+    struct timespec look = {.tv_nsec = 100 * 1000000};
+    int now;
+
+    while ((now = atomic_load(&s->turn)) != n) {
+        RAW4(SYS_futex, &s->turn, FUTEX_WAIT, now, &look);
+        look_after_children();
     }
 }
 
 void turn_to(struct shared *s, int n)
 {
     atomic_store(&s->turn, n);
+    RAW3(SYS_futex, &s->turn, FUTEX_WAKE, INT_MAX);
 }
 
 void wait_child_asleep(pid_t pid)
