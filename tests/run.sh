@@ -127,7 +127,7 @@ run_part() {
     posix) run_ctest posix dev -L '^posix$' ;;
     diff) run_ctest diff release -L '^diff$' ;;
     asan | tsan) run_ctest "$1" "$1" -L "$sanitized" -LE "$not_sanitized|^no-$1\$" \
-        -E '^diff\.(plain|catches|noring|regress\.noring)' ;;
+        -E '^diff\.(plain|catches)' ;;
     stress) run_ctest stress release -L '^stress$' ;;
     integration) run_integration ;;
     esac
