@@ -1,6 +1,6 @@
 /*
- * A program that shuts itself in after bytes have flowed: a filter that kills whoever calls
- * io_uring must find nobody who does.
+ * A program that shuts itself in after bytes have flowed, or is born shut in: a filter that kills
+ * whoever calls io_uring must find nobody who does.
  */
 #include <errno.h>
 #include <linux/audit.h>
@@ -10,8 +10,10 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "asleep.h"
@@ -138,6 +140,40 @@ static void test_bad_filter_changes_nothing(void)
     pair_close(&p);
 }
 
+/* Whether it would be killed has to be found out without the program's noticing: by no child that it
+ * is told of. */
+static int born_shut_in(int argc, char **argv)
+{
+    struct pair p;
+
+    test_side = argc > 1 && strcmp(argv[1], "connected") == 0 ? SIDE_CONNECTED : SIDE_ACCEPTED;
+    catch_signal(SIGCHLD, 0);
+    for (int i = 0; i < 3; i++) {
+        p = pair_open_held(30);
+        take(&p, 30);
+        CHECK_ERR(waitpid(-1, NULL, WNOHANG), ECHILD);
+        CHECK_ERR(waitpid(-1, NULL, WNOHANG | __WALL), ECHILD);
+        pair_close(&p);
+    }
+    CHECK_EQ(caught, 0);
+    return 0;
+}
+
+__attribute__((constructor)) static void set_helper(void)
+{
+    test_helper = born_shut_in;
+}
+
+static void test_born_under_a_killing_filter(void)
+{
+    const char *side = test_side == SIDE_CONNECTED ? "connected" : "accepted";
+
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
+    execl(test_self, test_self, "--helper", "born", side, (char *)NULL);
+    FAIL("the program cannot be executed again");
+}
+
 const struct test_case test_cases[] = {
     CASE(test_filter_by_prctl_the_stream_goes_on),
     CASE(test_filter_by_syscall_the_stream_goes_on),
@@ -145,5 +181,6 @@ const struct test_case test_cases[] = {
     CASE(test_filter_for_all_threads_the_stream_goes_on),
     CASE(test_filter_for_all_threads_while_one_is_blocked),
     CASE(test_bad_filter_changes_nothing),
+    CASE(test_born_under_a_killing_filter),
     CASES_END,
 };
