@@ -1,27 +1,15 @@
 /*
- * epoll, the rest: batches and fairness, MOD and DEL with bytes unread, one-shot items, nested
- * instances, numbers that are closed and reused.
+ * epoll, the rest: batches and fairness, MOD and DEL with bytes unread, one-shot and exclusive
+ * items, the bits of an end.
  */
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
-#include "asleep.h"
+#include "loop.h"
 #include "tcp.h"
 #include "test.h"
 
 static uint8_t buf[4096];
-
-static void ctl(int ep, int op, int fd, uint32_t events, uint64_t data)
-{
-    struct epoll_event ev = {.events = events, .data.u64 = data};
-
-    MUST(epoll_ctl(ep, op, fd, &ev));
-}
 
 static void test_batch_of_one_goes_round_all_that_are_ready(void)
 {
@@ -34,10 +22,10 @@ static void test_batch_of_one_goes_round_all_that_are_ready(void)
     /* Sockets in all three states and a pipe; none may starve the others. */
     MUST(pipe(ends));
     CHECK_EQ(write(ends[1], "x", 1), 1);
-    ctl(ep, EPOLL_CTL_ADD, ends[0], EPOLLIN, N);
+    ep_ctl(ep, EPOLL_CTL_ADD, ends[0], EPOLLIN, N);
     for (uint64_t i = 0; i < N; i++) {
         all[i] = pair_open_with((enum where)(i % WHERES), 20);
-        ctl(ep, EPOLL_CTL_ADD, all[i].us, EPOLLIN, i);
+        ep_ctl(ep, EPOLL_CTL_ADD, all[i].us, EPOLLIN, i);
     }
     for (int i = 0; i < 4 * (N + 1); i++) {
         struct epoll_event ev;
@@ -68,7 +56,7 @@ static void test_batch_never_reports_an_item_twice(void)
 
     for (uint64_t i = 0; i < N; i++) {
         all[i] = pair_open_with((enum where)(i % WHERES), 20);
-        ctl(ep, EPOLL_CTL_ADD, all[i].us, i % 2 ? EPOLLIN : EPOLLIN | EPOLLOUT, i);
+        ep_ctl(ep, EPOLL_CTL_ADD, all[i].us, i % 2 ? EPOLLIN : EPOLLIN | EPOLLOUT, i);
     }
     for (int round = 0; round < 10; round++) {
         uint32_t seen = 0;
@@ -96,19 +84,19 @@ static void test_mod_with_bytes_unread_takes_effect(void)
         int ep = MUST(epoll_create1(0));
         struct epoll_event ev;
 
-        ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, 1);
+        ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, 1);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
-        ctl(ep, EPOLL_CTL_MOD, p.us, 0, 2);
+        ep_ctl(ep, EPOLL_CTL_MOD, p.us, 0, 2);
         CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
-        ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN, 3);
+        ep_ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN, 3);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
         CHECK_EQ(ev.data.u64, 3);
         take(&p, 10);
-        ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLOUT, 4);
+        ep_ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLOUT, 4);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
         CHECK_EQ(ev.events, EPOLLOUT);
         CHECK_EQ(ev.data.u64, 4);
-        ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN | EPOLLET, 5);
+        ep_ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN | EPOLLET, 5);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
         CHECK_EQ(ev.data.u64, 5);
         take(&p, 20);
@@ -125,14 +113,14 @@ static void test_del_and_add_with_bytes_unread(void)
         struct epoll_event ev;
 
         for (uint64_t i = 0; i < 10; i++) {
-            ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, i);
+            ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, i);
             CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
             CHECK_EQ(ev.data.u64, i);
             MUST(epoll_ctl(ep, EPOLL_CTL_DEL, p.us, NULL));
             CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
             take(&p, 2);
         }
-        ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, 99);
+        ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, 99);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
         take(&p, 10);
         CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
@@ -148,7 +136,7 @@ static void test_oneshot_reports_once_until_armed_again(void)
         int ep = MUST(epoll_create1(0));
         struct epoll_event ev;
 
-        ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLONESHOT, 1);
+        ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLONESHOT, 1);
         for (uint64_t i = 2; i < 10; i++) {
             CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
             CHECK_EQ(ev.events, EPOLLIN);
@@ -156,7 +144,7 @@ static void test_oneshot_reports_once_until_armed_again(void)
             take(&p, 1);
             put(&p, 1);
             CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
-            ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN | EPOLLONESHOT, i);
+            ep_ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN | EPOLLONESHOT, i);
         }
         take(&p, 30);
         pair_close(&p);
@@ -170,7 +158,7 @@ static void test_exclusive_item_reports(void)
     int ep = MUST(epoll_create1(0));
     struct epoll_event ev;
 
-    ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLEXCLUSIVE, 1);
+    ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLEXCLUSIVE, 1);
     CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
     take(&p, 10);
     CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
@@ -181,56 +169,6 @@ static void test_exclusive_item_reports(void)
     close(ep);
 }
 
-static void test_nested_instance_is_readable_as_its_items_are(void)
-{
-    for (int where = 0; where < WHERES; where++) {
-        struct pair p = pair_open_with(where, 20);
-        int inner = MUST(epoll_create1(0)), outer = MUST(epoll_create1(0));
-        struct epoll_event ev;
-
-        ctl(inner, EPOLL_CTL_ADD, p.us, EPOLLIN, 1);
-        ctl(outer, EPOLL_CTL_ADD, inner, EPOLLIN, 2);
-        for (int i = 0; i < 3; i++) {
-            CHECK_EQ(epoll_wait(outer, &ev, 1, 5000), 1);
-            CHECK_EQ(ev.data.u64, 2);
-            CHECK_EQ(epoll_wait(inner, &ev, 1, 0), 1);
-            CHECK_EQ(ev.data.u64, 1);
-            CHECK_EQ(poll_now(inner, POLLIN), POLLIN);
-            CHECK_EQ(poll_now(outer, POLLIN), POLLIN);
-            take(&p, 5);
-        }
-        take(&p, 5);
-        CHECK_EQ(epoll_wait(inner, &ev, 1, 0), 0);
-        CHECK_EQ(epoll_wait(outer, &ev, 1, 0), 0);
-        CHECK_EQ(poll_now(inner, POLLIN), 0);
-        put(&p, 5);
-        CHECK_EQ(epoll_wait(outer, &ev, 1, 5000), 1);
-        close(inner);
-        close(outer);
-        pair_close(&p);
-    }
-}
-
-static void test_two_instances_both_report(void)
-{
-    struct pair p = pair_open_held(20);
-    int a = MUST(epoll_create1(0)), b = MUST(epoll_create1(0));
-    struct epoll_event ev;
-
-    ctl(a, EPOLL_CTL_ADD, p.us, EPOLLIN, 1);
-    ctl(b, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLET, 2);
-    for (int i = 0; i < 10; i++) {
-        CHECK_EQ(epoll_wait(a, &ev, 1, 5000), 1);
-        CHECK_EQ(epoll_wait(b, &ev, 1, 5000), 1);
-        take(&p, 20);
-        CHECK_EQ(epoll_wait(a, &ev, 1, 0), 0);
-        put(&p, 20);
-    }
-    close(a);
-    close(b);
-    pair_close(&p);
-}
-
 static void test_end_bits_are_as_the_kernel_has_them(void)
 {
     for (int where = 0; where < WHERES; where++) {
@@ -239,10 +177,10 @@ static void test_end_bits_are_as_the_kernel_has_them(void)
         struct epoll_event ev;
 
         peer_fin(&p);
-        ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLRDHUP, 1);
+        ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLRDHUP, 1);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
         CHECK_EQ(ev.events, EPOLLIN | EPOLLRDHUP);
-        ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN, 1);
+        ep_ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN, 1);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
         CHECK_EQ(ev.events, EPOLLIN);
         take(&p, 20);
@@ -256,10 +194,10 @@ static void test_end_bits_are_as_the_kernel_has_them(void)
         close(p.peer);
 
         peer_reset(&q);
-        ctl(ep, EPOLL_CTL_ADD, q.us, 0, 2);
+        ep_ctl(ep, EPOLL_CTL_ADD, q.us, 0, 2);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
         CHECK_EQ(ev.events, EPOLLERR | EPOLLHUP);
-        ctl(ep, EPOLL_CTL_MOD, q.us, EPOLLIN, 2);
+        ep_ctl(ep, EPOLL_CTL_MOD, q.us, EPOLLIN, 2);
         CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
         CHECK_EQ(ev.events, EPOLLIN | EPOLLERR | EPOLLHUP);
         take(&q, 20);
@@ -271,124 +209,6 @@ static void test_end_bits_are_as_the_kernel_has_them(void)
     }
 }
 
-static void test_closed_socket_is_never_reported_again(void)
-{
-    for (int where = 0; where < WHERES; where++) {
-        struct pair p = pair_open_with(where, 20);
-        int ep = MUST(epoll_create1(0));
-        struct epoll_event ev;
-
-        ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, 1);
-        CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
-        MUST(close(p.us));
-        CHECK_EQ(epoll_wait(ep, &ev, 1, 5), 0);
-        close(p.peer);
-        close(ep);
-    }
-}
-
-static void test_closed_number_reused_reports_the_new_one_only(void)
-{
-    for (int where = 0; where < WHERES; where++) {
-        struct pair p = pair_open_with(where, 20), q = pair_open_with(where, 20);
-        int ep = MUST(epoll_create1(0));
-        int number = p.us;
-        struct epoll_event ev[4];
-
-        ctl(ep, EPOLL_CTL_ADD, number, EPOLLIN, 1);
-        MUST(close(number));
-        CHECK_EQ(fcntl(q.us, F_DUPFD, number), number);
-        MUST(close(q.us));
-        q.us = number;
-        CHECK_EQ(epoll_wait(ep, ev, 4, 0), 0);
-        ctl(ep, EPOLL_CTL_ADD, number, EPOLLIN, 2);
-        CHECK_EQ(epoll_wait(ep, ev, 4, -1), 1);
-        CHECK_EQ(ev[0].data.u64, 2);
-        take(&q, 20);
-        CHECK_EQ(epoll_wait(ep, ev, 4, 0), 0);
-        close(p.peer);
-        pair_close(&q);
-        close(ep);
-    }
-}
-
-static void test_dup_keeps_the_item_alive(void)
-{
-    struct pair p = pair_open_held(20);
-    int ep = MUST(epoll_create1(0));
-    int number = p.us;
-    struct epoll_event ev;
-
-    /* The item lives as long as the open socket does, not as its number. */
-    ctl(ep, EPOLL_CTL_ADD, number, EPOLLIN, 1);
-    p.us = MUST(dup(number));
-    MUST(close(number));
-    CHECK_EQ(epoll_wait(ep, &ev, 1, 5000), 1);
-    CHECK_EQ(ev.data.u64, 1);
-    take(&p, 20);
-    CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
-    put(&p, 5);
-    CHECK_EQ(epoll_wait(ep, &ev, 1, 5000), 1);
-    pair_close(&p);
-    CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
-    close(ep);
-}
-
-static void test_closed_instance_leaves_the_sockets_alone(void)
-{
-    struct pair p = pair_open_held(20);
-    int ep = MUST(epoll_create1(0));
-    struct epoll_event ev;
-
-    ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, 1);
-    CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
-    close(ep);
-    CHECK_ERR(epoll_wait(ep, &ev, 1, 0), EBADF);
-    take(&p, 20);
-    check_empty(p.us);
-    put(&p, 10);
-    take(&p, 10);
-    ep = MUST(epoll_create1(0));
-    CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
-    close(ep);
-    pair_close(&p);
-}
-
-/*
- * A server of ten thousand connections: the tables of its members outgrew the largest piece of
- * memory that there was a size class for, and others' memory was written over.
- */
-static void test_thousands_of_members_are_told_apart(void)
-{
-    struct pair p = pair_open_held(20);
-    int ep = MUST(epoll_create1(0)), quiet = MUST(eventfd(0, 0)), n = 15000;
-    struct rlimit files;
-    struct epoll_event ev[4];
-
-    MUST(getrlimit(RLIMIT_NOFILE, &files));
-    if (files.rlim_max < (rlim_t)n + 100)
-        test_skip("fewer than %d descriptors", n);
-    files.rlim_cur = files.rlim_max;
-    MUST(setrlimit(RLIMIT_NOFILE, &files));
-    for (int i = 0; i < n; i++) {
-        int fd = MUST(dup(quiet));
-
-        ctl(ep, EPOLL_CTL_ADD, fd, EPOLLIN, (uint64_t)fd);
-        if (i == n / 2)
-            ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, (uint64_t)p.us);
-    }
-    CHECK_EQ(epoll_wait(ep, ev, 4, 5000), 1);
-    CHECK_EQ(ev[0].data.u64, p.us);
-    take(&p, 20);
-    CHECK_EQ(epoll_wait(ep, ev, 4, 0), 0);
-    put(&p, 10);
-    CHECK_EQ(epoll_wait(ep, ev, 4, 5000), 1);
-    CHECK_EQ(ev[0].data.u64, p.us);
-    take(&p, 10);
-    close(ep);
-    pair_close(&p);
-}
-
 const struct test_case test_cases[] = {
     CASE(test_batch_of_one_goes_round_all_that_are_ready),
     CASE(test_batch_never_reports_an_item_twice),
@@ -396,13 +216,6 @@ const struct test_case test_cases[] = {
     CASE(test_del_and_add_with_bytes_unread),
     CASE(test_oneshot_reports_once_until_armed_again),
     CASE(test_exclusive_item_reports),
-    CASE(test_nested_instance_is_readable_as_its_items_are),
-    CASE(test_two_instances_both_report),
     CASE(test_end_bits_are_as_the_kernel_has_them),
-    CASE(test_closed_socket_is_never_reported_again),
-    CASE(test_closed_number_reused_reports_the_new_one_only),
-    CASE(test_dup_keeps_the_item_alive),
-    CASE(test_closed_instance_leaves_the_sockets_alone),
-    CASE_ONCE(test_thousands_of_members_are_told_apart),
     CASES_END,
 };
