@@ -215,6 +215,27 @@ hash_of() {
     openssl dgst -sha256 -r | cut -c 1-64
 }
 
+# web_files SIZE: what a web server serves from $work/files: large, of SIZE bytes, and small, of 1000.
+# Workers, who are nobody when a master is root, may write to put.
+web_files() {
+    chmod 755 "$work"
+    mkdir "$work/files"
+    mkdir -m 777 "$work/files/put"
+    bytes large "$1" >"$work/files/large"
+    bytes small 1000 >"$work/files/small"
+}
+
+# ab_load LEG TAG CONNECTIONS N URL: ab on kept connections; each of N answers is a good one of the right
+# length.
+ab_load() {
+    local out
+    out=$(in_leg "$1" "$2" timeout 60 ab -q -k -c "$3" -n "$4" "$5" 2>&1) || fail "ab in leg $1: $out"
+    grep -q "^Complete requests: *$4\$" <<<"$out" || fail "ab: not all requests were answered: $out"
+    grep -q '^Failed requests: *0$' <<<"$out" || fail "ab: failed requests: $out"
+    ! grep -q '^Non-2xx' <<<"$out" || fail "ab: $out"
+    printf '  ab, client in leg %s: %s\n' "$1" "$(awk '/^Requests per/ { print $4 "/s" }' <<<"$out")"
+}
+
 # source_of NAME SEED SIZE [FILE...]: a pipe NAME.in from which SEED's SIZE bytes can be read, once. It
 # stays open until all FILEs exist.
 source_of() {

@@ -7,17 +7,12 @@ set -euo pipefail
 need apache2 ab curl wget openssl
 here=$(dirname "$(realpath "$0")")
 
-MiB=$((1024 * 1024))
-amount=$((16 * MiB))
-large=$(bytes large "$amount" | hash_of)
-chmod 755 "$work"
-# Workers are nobody when a master is root.
+web_files $((16 * 1024 * 1024))
+large=$(hash_of <"$work/files/large")
+mkdir -m 777 "$work/locks"
+# Who its workers are when a master is root.
 user=
 [ "$(id -u)" -ne 0 ] || user=$'User nobody\\nGroup nogroup'
-mkdir "$work/files"
-mkdir -m 777 "$work/files/put" "$work/locks"
-bytes large "$amount" >"$work/files/large"
-bytes small 1000 >"$work/files/small"
 
 # fetch LEG TAG
 fetch() {
@@ -46,17 +41,6 @@ put() {
         "$(cat "$work/files/put/$3".{1,1000,8000,100000,5000000} | hash_of)"
 }
 
-# load LEG TAG N
-load() {
-    local out
-    out=$(in_leg "$1" "$2" timeout 60 ab -q -k -c 12 -n "$3" "http://127.0.0.1:$port/small" 2>&1) ||
-        fail "ab in leg $1: $out"
-    grep -q "^Complete requests: *$3\$" <<<"$out" || fail "ab: not all requests were answered: $out"
-    grep -q '^Failed requests: *0$' <<<"$out" || fail "ab: failed requests: $out"
-    ! grep -q '^Non-2xx' <<<"$out" || fail "ab: $out"
-    printf '  ab, client in leg %s: %s\n' "$1" "$(awk '/^Requests per/ { print $4 "/s" }' <<<"$out")"
-}
-
 # run LEG MPM N
 run() {
     local leg=$1 mpm=$2 tag=$2.$1 server who
@@ -68,7 +52,7 @@ run() {
     for who in plain "$leg"; do
         fetch "$who" "client.$tag"
         put "$who" "client.$tag" "$tag.$who"
-        load "$who" "ab.$tag" "$3"
+        ab_load "$who" "ab.$tag" 12 "$3" "http://127.0.0.1:$port/small"
     done
     stop "$server" "Apache $mpm" 0
     ! grep -E ':(emerg|alert|crit|error)\]|exit signal' "$work/$tag.errors" || fail "Apache complained, see above"

@@ -8,29 +8,12 @@ set -euo pipefail
 need haproxy nginx ab curl openssl
 here=$(dirname "$(realpath "$0")")
 
-MiB=$((1024 * 1024))
-size=$((32 * MiB))
-large=$(bytes large "$size" | hash_of)
-chmod 755 "$work"
-mkdir "$work/files"
-# Workers are nobody when a master is root.
-mkdir -m 777 "$work/files/put"
-bytes large "$size" >"$work/files/large"
-bytes small 1000 >"$work/files/small"
+web_files $((32 * 1024 * 1024))
+large=$(hash_of <"$work/files/large")
 
 # get LEG TAG URL HASH
 get() {
     same "$3 (leg $1)" "$4" "$( (in_leg "$1" "$2" timeout 60 curl -sSf "$3") | hash_of)"
-}
-
-# load LEG TAG URL N
-load() {
-    local out
-    out=$(in_leg "$1" "$2" timeout 60 ab -q -k -c 40 -n "$4" "$3" 2>&1) || fail "ab $3: $out"
-    grep -q "^Complete requests: *$4\$" <<<"$out" || fail "ab: not all requests were answered: $out"
-    grep -q '^Failed requests: *0$' <<<"$out" || fail "ab: failed requests: $out"
-    ! grep -q '^Non-2xx' <<<"$out" || fail "ab: $out"
-    printf '  ab, client in leg %s: %s\n' "$1" "$(awk '/^Requests per/ { print $4 "/s" }' <<<"$out")"
 }
 
 # run LEG MODE OPTION N
@@ -50,7 +33,7 @@ run() {
             same "what was put in $i bytes" "$(hash_of <"$work/body")" \
                 "$(hash_of <"$work/files/put/$mode.$leg.$who.$i")"
         done
-        load "$who" "ab.$mode.$leg" "$url/small" "$4"
+        ab_load "$who" "ab.$mode.$leg" 40 "$4" "$url/small"
     done
     # One connection, many answers.
     for i in {1..50}; do printf 'url = "%s/small"\n' "$url"; done >"$work/urls"

@@ -8,15 +8,8 @@ set -euo pipefail
 need nginx wrk curl wget openssl
 here=$(dirname "$(realpath "$0")")
 
-MiB=$((1024 * 1024))
-size=$((24 * MiB))
-chmod 755 "$work"
-large=$(bytes large "$size" | hash_of)
-mkdir "$work/files"
-# Workers are nobody when a master is root.
-mkdir -m 777 "$work/files/put"
-bytes large "$size" >"$work/files/large"
-bytes small 1000 >"$work/files/small"
+web_files $((24 * 1024 * 1024))
+large=$(hash_of <"$work/files/large")
 
 # nginx LEG NAME ORIGIN: sets $pid and $port.
 start() {
