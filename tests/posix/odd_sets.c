@@ -91,9 +91,14 @@ struct watcher {
     int stage;
 };
 
-static void *watch_when_told(void *arg)
+static struct watcher watcher_open(void)
 {
-    struct watcher *w = arg;
+    return (struct watcher){.p = pair_open(), .ep = MUST(epoll_create1(0))};
+}
+
+/* In the thread: bytes are unread, and it is about to watch. */
+static void watcher_begin(struct watcher *w)
+{
     struct epoll_event ev = {.events = EPOLLIN};
 
     warm_up(&w->p);
@@ -101,6 +106,27 @@ static void *watch_when_told(void *arg)
     take(&w->p, 1);
     MUST(epoll_ctl(w->ep, EPOLL_CTL_ADD, w->p.us, &ev));
     __atomic_store_n(&w->stage, 1, __ATOMIC_RELEASE);
+}
+
+/* After the thread was cancelled. */
+static void watcher_end(struct watcher *w, struct worker *t)
+{
+    struct epoll_event ev;
+
+    CHECK(worker_join(t) == PTHREAD_CANCELED);
+    CHECK_EQ(epoll_wait(w->ep, &ev, 1, 1000), 1);
+    MUST(epoll_ctl(w->ep, EPOLL_CTL_DEL, w->p.us, NULL));
+    close(w->ep);
+    take(&w->p, 29);
+    pair_close(&w->p);
+}
+
+static void *watch_when_told(void *arg)
+{
+    struct watcher *w = arg;
+    struct epoll_event ev;
+
+    watcher_begin(w);
     while (__atomic_load_n(&w->stage, __ATOMIC_ACQUIRE) != 2)
         ;
     epoll_wait(w->ep, &ev, 1, -1);
@@ -112,20 +138,14 @@ static void test_cancel_pending_in_epoll_wait_with_bytes_unread(void)
     if (TEST_ASAN)
         test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
     for (int i = 0; i < 5; i++) {
-        struct watcher w = {.p = pair_open(), .ep = MUST(epoll_create1(0))};
-        struct epoll_event ev = {.events = EPOLLIN};
+        struct watcher w = watcher_open();
         struct worker t;
 
         worker_start(&t, watch_when_told, &w);
         CHECK_SOON(__atomic_load_n(&w.stage, __ATOMIC_ACQUIRE) == 1, 5000);
         MUST0(pthread_cancel(t.thread));
         __atomic_store_n(&w.stage, 2, __ATOMIC_RELEASE);
-        CHECK(worker_join(&t) == PTHREAD_CANCELED);
-        CHECK_EQ(epoll_wait(w.ep, &ev, 1, 1000), 1);
-        MUST(epoll_ctl(w.ep, EPOLL_CTL_DEL, w.p.us, NULL));
-        close(w.ep);
-        take(&w.p, 29);
-        pair_close(&w.p);
+        watcher_end(&w, &t);
     }
 }
 
@@ -133,13 +153,9 @@ static void test_cancel_pending_in_epoll_wait_with_bytes_unread(void)
 static void *watch_in_a_loop(void *arg)
 {
     struct watcher *w = arg;
-    struct epoll_event ev = {.events = EPOLLIN};
+    struct epoll_event ev;
 
-    warm_up(&w->p);
-    put(&w->p, 30);
-    take(&w->p, 1);
-    MUST(epoll_ctl(w->ep, EPOLL_CTL_ADD, w->p.us, &ev));
-    __atomic_store_n(&w->stage, 1, __ATOMIC_RELEASE);
+    watcher_begin(w);
     for (;;) {
         uint8_t some[100];
 
@@ -154,8 +170,7 @@ static void test_cancel_anywhere_in_a_watching_loop(void)
     if (TEST_ASAN)
         test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
     for (int i = 0; i < 100; i++) {
-        struct watcher w = {.p = pair_open(), .ep = MUST(epoll_create1(0))};
-        struct epoll_event ev = {.events = EPOLLIN};
+        struct watcher w = watcher_open();
         struct worker t;
 
         worker_start(&t, watch_in_a_loop, &w);
@@ -163,12 +178,7 @@ static void test_cancel_anywhere_in_a_watching_loop(void)
         for (volatile int k = 0; k < rand() % 20000; k++)
             ;
         MUST0(pthread_cancel(t.thread));
-        CHECK(worker_join(&t) == PTHREAD_CANCELED);
-        CHECK_EQ(epoll_wait(w.ep, &ev, 1, 1000), 1);
-        MUST(epoll_ctl(w.ep, EPOLL_CTL_DEL, w.p.us, NULL));
-        close(w.ep);
-        take(&w.p, 29);
-        pair_close(&w.p);
+        watcher_end(&w, &t);
     }
 }
 

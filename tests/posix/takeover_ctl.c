@@ -38,6 +38,30 @@ static void change(struct change *c, struct change how)
 
 static const uint32_t triggers[] = {0, EPOLLET};
 
+#define BUSY 99
+
+/* A member that has always something to say, and is heard. */
+static void check_busy(int ep, struct pair *busy)
+{
+    put(busy, 5);
+    check_event(ep, BUSY, EPOLLIN);
+    CHECK_EQ(read_all(busy, 7), 5);
+}
+
+/* A member with 20 bytes unread, of which the loop was told, goes on; so does the busy one. */
+static void check_goes_on(int ep, struct pair *p, struct pair *busy, struct epoll_event ev)
+{
+    CHECK_EQ(read_all(p, 6), 20);
+    check_quiet(ep, ev.events & EPOLLET);
+    check_busy(ep, busy);
+    put(p, 5);
+    check_event(ep, ev.data.u64, EPOLLIN);
+    CHECK_EQ(read_all(p, 6), 5);
+    pair_close(p);
+    pair_close(busy);
+    close(ep);
+}
+
 /* A member that is not asked for input, with n bytes unread; they were seen, or came along while
  * the loop read from another one. */
 static struct pair paused(int ep, struct pair *busy, bool seen, size_t n)
@@ -52,9 +76,7 @@ static struct pair paused(int ep, struct pair *busy, bool seen, size_t n)
     ep_ctl(ep, EPOLL_CTL_MOD, p.us, 0, 1);
     if (!seen)
         put(&p, n);
-    put(busy, 5);
-    check_event(ep, 99, EPOLLIN);
-    CHECK_EQ(read_all(busy, 7), 5);
+    check_busy(ep, busy);
     return p;
 }
 
@@ -62,7 +84,7 @@ static void test_ctl_paused_socket_goes_on_while_the_loop_sleeps(void)
 {
     for (int i = 0; i < 24; i++) {
         int ep = MUST(epoll_create1(0));
-        struct pair busy = ep_pair(ep, EPOLLIN, 99), p = paused(ep, &busy, i & 1, 20);
+        struct pair busy = ep_pair(ep, EPOLLIN, BUSY), p = paused(ep, &busy, i & 1, 20);
         struct change c;
 
         change(&c, (struct change){.ep = ep,
@@ -72,17 +94,7 @@ static void test_ctl_paused_socket_goes_on_while_the_loop_sleeps(void)
                                    .data = 7});
         check_event(ep, 7, EPOLLIN);
         later_join(&c.l);
-        CHECK_EQ(read_all(&p, 6), 20);
-        check_quiet(ep, i >> 1 & 1);
-        put(&p, 5);
-        check_event(ep, 7, EPOLLIN);
-        CHECK_EQ(read_all(&p, 6), 5);
-        put(&busy, 5);
-        check_event(ep, 99, EPOLLIN);
-        CHECK_EQ(read_all(&busy, 7), 5);
-        pair_close(&p);
-        pair_close(&busy);
-        close(ep);
+        check_goes_on(ep, &p, &busy, (struct epoll_event){c.events, {.u64 = c.data}});
     }
 }
 
@@ -90,7 +102,7 @@ static void test_ctl_added_while_the_loop_sleeps(void)
 {
     for (int i = 0; i < 24; i++) {
         int ep = MUST(epoll_create1(0));
-        struct pair busy = ep_pair(ep, EPOLLIN, 99);
+        struct pair busy = ep_pair(ep, EPOLLIN, BUSY);
         struct pair p = i & 4 ? pair_open_held(20) : i & 2 ? pair_open_warm() : pair_open();
         struct change c = {.ep = ep, .op = EPOLL_CTL_ADD, .fd = p.us, .data = 3};
 
@@ -104,17 +116,7 @@ static void test_ctl_added_while_the_loop_sleeps(void)
         check_event(ep, 3, EPOLLIN);
         later_join(&c.l);
         settle(p.us, p.sent);
-        CHECK_EQ(read_all(&p, 6), 20);
-        check_quiet(ep, i & 1);
-        put(&busy, 5);
-        check_event(ep, 99, EPOLLIN);
-        CHECK_EQ(read_all(&busy, 7), 5);
-        put(&p, 5);
-        check_event(ep, 3, EPOLLIN);
-        CHECK_EQ(read_all(&p, 6), 5);
-        pair_close(&p);
-        pair_close(&busy);
-        close(ep);
+        check_goes_on(ep, &p, &busy, (struct epoll_event){c.events, {.u64 = c.data}});
     }
 }
 
@@ -122,13 +124,14 @@ static void test_ctl_removed_while_the_loop_sleeps(void)
 {
     for (int i = 0; i < 12; i++) {
         int ep = MUST(epoll_create1(0));
-        struct pair busy = ep_pair(ep, EPOLLIN, 99), p = ep_pair(ep, EPOLLIN | triggers[i & 1], 1);
+        struct pair busy = ep_pair(ep, EPOLLIN, BUSY),
+                    p = ep_pair(ep, EPOLLIN | triggers[i & 1], 1);
         struct change c;
 
         /* Bytes for the one that is no member any more do not end the sleep; the others do. */
         change(&c,
                (struct change){.ep = ep, .op = EPOLL_CTL_DEL, .fd = p.us, .then = &busy, .n = 5});
-        check_event(ep, 99, EPOLLIN);
+        check_event(ep, BUSY, EPOLLIN);
         later_join(&c.l);
         settle(busy.us, busy.sent);
         CHECK_EQ(read_all(&busy, 7), 5);
@@ -152,7 +155,8 @@ static void test_ctl_changed_while_the_loop_sleeps(void)
 
     for (int i = 0; i < 16; i++) {
         int ep = MUST(epoll_create1(0));
-        struct pair busy = ep_pair(ep, EPOLLIN, 99), p = ep_pair(ep, EPOLLIN | triggers[i & 1], 1);
+        struct pair busy = ep_pair(ep, EPOLLIN, BUSY),
+                    p = ep_pair(ep, EPOLLIN | triggers[i & 1], 1);
         struct change c;
 
         change(&c, (struct change){.ep = ep,
@@ -169,9 +173,7 @@ static void test_ctl_changed_while_the_loop_sleeps(void)
             check_quiet(ep, false);
         CHECK_EQ(read_all(&p, 7), 20);
         check_quiet(ep, true);
-        put(&busy, 5);
-        check_event(ep, 99, EPOLLIN);
-        CHECK_EQ(read_all(&busy, 7), 5);
+        check_busy(ep, &busy);
         pair_close(&p);
         pair_close(&busy);
         close(ep);
@@ -206,7 +208,7 @@ static void test_ctl_handed_over_with_bytes_unread(void)
         struct worker w;
 
         set_nonblock(busy.us, true);
-        ep_ctl(h.ep, EPOLL_CTL_ADD, busy.us, EPOLLIN, 99);
+        ep_ctl(h.ep, EPOLL_CTL_ADD, busy.us, EPOLLIN, BUSY);
         if (i & 2)
             check_empty(busy.us);
         worker_start(&w, hand_over, &h);

@@ -138,38 +138,62 @@ static void test_close_by_another_thread_is_seen_at_once(void)
     }
 }
 
-/* The thread that reads is elsewhere when another one closes. */
-struct away {
+/* A thread that has read from its connection and does something more when it is told to. */
+struct told {
     struct pair p;
-    int stage;
+    size_t unread;
+    bool ready, go;
+    void (*then)(struct told *t);
+    struct worker w;
 };
 
-static void *read_then_wait_elsewhere(void *arg)
+static void *told_main(void *arg)
 {
-    struct away *a = arg;
+    struct told *t = arg;
 
-    warm_up(&a->p);
-    __atomic_store_n(&a->stage, 1, __ATOMIC_RELEASE);
-    while (__atomic_load_n(&a->stage, __ATOMIC_ACQUIRE) != 2)
-        test_yield();
+    warm_up(&t->p);
+    if (t->unread) {
+        put(&t->p, t->unread + 1);
+        take(&t->p, 1);
+    }
+    __atomic_store_n(&t->ready, true, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&t->go, __ATOMIC_ACQUIRE))
+        test_yield(); /* no cancellation point */
+    t->then(t);
     return NULL;
+}
+
+/* Returns when the thread has read; so many bytes are left that have arrived. */
+static void told_start(struct told *t, size_t unread, void (*then)(struct told *t))
+{
+    *t = (struct told){.p = pair_open(), .unread = unread, .then = then};
+    worker_start(&t->w, told_main, t);
+    while (!__atomic_load_n(&t->ready, __ATOMIC_ACQUIRE))
+        test_yield();
+}
+
+static void *told_go(struct told *t)
+{
+    __atomic_store_n(&t->go, true, __ATOMIC_RELEASE);
+    return worker_join(&t->w);
+}
+
+static void nothing_more(struct told *t)
+{
+    (void)t;
 }
 
 static void test_close_with_linger_0_resets_while_the_reader_is_elsewhere(void)
 {
-    struct away a = {.p = pair_open()};
     struct linger off = {.l_onoff = 1, .l_linger = 0};
-    struct worker w;
+    struct told t;
 
-    worker_start(&w, read_then_wait_elsewhere, &a);
-    while (__atomic_load_n(&a.stage, __ATOMIC_ACQUIRE) != 1)
-        test_yield();
-    MUST(setsockopt(a.p.us, SOL_SOCKET, SO_LINGER, &off, sizeof(off)));
-    MUST(close(a.p.us));
-    CHECK_PEER_SEES(a.p.peer, SEEN_RESET);
-    __atomic_store_n(&a.stage, 2, __ATOMIC_RELEASE);
-    worker_join(&w);
-    close(a.p.peer);
+    told_start(&t, 0, nothing_more);
+    MUST(setsockopt(t.p.us, SOL_SOCKET, SO_LINGER, &off, sizeof(off)));
+    MUST(close(t.p.us));
+    CHECK_PEER_SEES(t.p.peer, SEEN_RESET);
+    told_go(&t);
+    close(t.p.peer);
 }
 
 /* Cancellation. */
@@ -205,23 +229,9 @@ static void test_cancel_ends_a_blocked_receive(void)
     }
 }
 
-struct cancelled {
-    struct pair p;
-    int go;
-};
-
-static void *receive_when_told(void *arg)
+static void receive_ten(struct told *t)
 {
-    struct cancelled *c = arg;
-
-    warm_up(&c->p);
-    put(&c->p, 31);
-    take(&c->p, 1);
-    __atomic_store_n(&c->go, 1, __ATOMIC_RELEASE);
-    while (__atomic_load_n(&c->go, __ATOMIC_ACQUIRE) != 2)
-        ;
-    recv(c->p.us, buf, 10, 0);
-    return NULL;
+    recv(t->p.us, buf, 10, 0);
 }
 
 static void test_cancel_pending_acts_in_a_receive_with_bytes_waiting(void)
@@ -229,19 +239,15 @@ static void test_cancel_pending_acts_in_a_receive_with_bytes_waiting(void)
     if (TEST_ASAN)
         test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
     for (int i = 0; i < 10; i++) {
-        struct cancelled c = {.p = pair_open()};
-        struct worker w;
+        struct told t;
 
-        worker_start(&w, receive_when_told, &c);
-        while (__atomic_load_n(&c.go, __ATOMIC_ACQUIRE) != 1)
-            test_yield();
-        MUST0(pthread_cancel(w.thread));
-        __atomic_store_n(&c.go, 2, __ATOMIC_RELEASE);
-        CHECK(worker_join(&w) == PTHREAD_CANCELED);
+        told_start(&t, 30, receive_ten);
+        MUST0(pthread_cancel(t.w.thread));
+        CHECK(told_go(&t) == PTHREAD_CANCELED);
         /* The receive was a cancellation point on entry: no byte is gone. */
-        take(&c.p, 30);
-        check_empty(c.p.us);
-        pair_close(&c.p);
+        take(&t.p, 30);
+        check_empty(t.p.us);
+        pair_close(&t.p);
     }
 }
 
@@ -270,37 +276,24 @@ static void test_cancel_ends_a_waitall_with_some_bytes_done(void)
     }
 }
 
-static void *close_when_told(void *arg)
+static void close_it_there(struct told *t)
 {
-    struct cancelled *c = arg;
-
-    warm_up(&c->p);
-    put(&c->p, 31);
-    take(&c->p, 1);
-    __atomic_store_n(&c->go, 1, __ATOMIC_RELEASE);
-    while (__atomic_load_n(&c->go, __ATOMIC_ACQUIRE) != 2)
-        ;
-    close(c->p.us);
-    return NULL;
+    close(t->p.us);
 }
 
 static void test_cancel_pending_acts_in_a_close_before_it_closes(void)
 {
-    struct cancelled c = {.p = pair_open()};
-    struct worker w;
+    struct told t;
 
     if (TEST_ASAN)
         test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
-    worker_start(&w, close_when_told, &c);
-    while (__atomic_load_n(&c.go, __ATOMIC_ACQUIRE) != 1)
-        test_yield();
-    MUST0(pthread_cancel(w.thread));
-    __atomic_store_n(&c.go, 2, __ATOMIC_RELEASE);
-    CHECK(worker_join(&w) == PTHREAD_CANCELED);
-    take(&c.p, 30);
-    MUST(close(c.p.us));
-    CHECK_PEER_SEES(c.p.peer, SEEN_FIN);
-    close(c.p.peer);
+    told_start(&t, 30, close_it_there);
+    MUST0(pthread_cancel(t.w.thread));
+    CHECK(told_go(&t) == PTHREAD_CANCELED);
+    take(&t.p, 30);
+    MUST(close(t.p.us));
+    CHECK_PEER_SEES(t.p.peer, SEEN_FIN);
+    close(t.p.peer);
 }
 
 static void *receive_uncancelled(void *arg)
