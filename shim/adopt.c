@@ -277,24 +277,6 @@ void pbs_epoll_refuse(struct pbs_thread *self, struct pbs_epoll *set)
     pbs_crit_leave(self);
 }
 
-void pbs_share_fd(int fd)
-{
-    struct pbs_sock *s = (struct pbs_sock *)pbs_fdtab_find(fd);
-    struct pbs_thread *self = s ? pbs_thread_get() : NULL;
-
-    if (self && s->file.kind == PBS_FILE_EPOLL)
-        pbs_epoll_refuse(self, (struct pbs_epoll *)s);
-    if (!self || s->file.kind != PBS_FILE_SOCK)
-        return;
-    pbs_release(self, s, PBS_WHY_scm);
-    pbs_crit_enter(self);
-    pbs_lock(&s->file.lock);
-    if (pbs_fdtab_is(fd, &s->file))
-        s->file.shared = true;
-    pbs_unlock(&s->file.lock);
-    pbs_crit_leave(self);
-}
-
 void pbs_freeze(enum pbs_reason why)
 {
     struct pbs_thread *self = pbs_self;

@@ -5,6 +5,7 @@
 /* Counts forks begun and forks ended. */
 static _Atomic(uint64_t) generation;
 static atomic_uint forks_under_way;
+static atomic_bool forbidden;
 
 void pbs_gate_close(void)
 {
@@ -16,6 +17,11 @@ void pbs_gate_open(void)
 {
     atomic_fetch_add(&generation, 1);
     atomic_fetch_sub(&forks_under_way, 1);
+}
+
+void pbs_gate_forbid(void)
+{
+    atomic_store(&forbidden, true);
 }
 
 uint64_t pbs_gate_generation(void)
@@ -38,7 +44,7 @@ bool pbs_gate_alone(struct pbs_file *f)
 
 bool pbs_gate_admits(struct pbs_file *f)
 {
-    return !atomic_load(&forks_under_way) && pbs_gate_alone(f);
+    return !atomic_load(&forks_under_way) && !atomic_load(&forbidden) && pbs_gate_alone(f);
 }
 
 void pbs_gate_leave(struct pbs_file *f)

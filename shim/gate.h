@@ -11,6 +11,9 @@
 void pbs_gate_close(void);
 void pbs_gate_open(void);
 
+/* Nothing is armed any more, for good, in this process and in all that it forks. */
+void pbs_gate_forbid(void);
+
 /* No other process holds f. */
 bool pbs_gate_alone(struct pbs_file *f);
 

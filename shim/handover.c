@@ -1,11 +1,13 @@
 #include "handover.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "conf.h"
 #include "fdtab.h"
+#include "gate.h"
 #include "mem.h"
 #include "rx.h"
 #include "user.h"
@@ -38,6 +40,43 @@ static long look_at(char *const *envp, bool *library)
     return n;
 }
 
+/* A number of s outlives the exec. */
+static bool stays(struct pbs_sock *s)
+{
+    unsigned lo = 0;
+
+    for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1)
+        if (pbs_fdtab_is(fd, &s->file) && !(pbs_sys2(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC))
+            return true;
+    return false;
+}
+
+static void part(struct pbs_handover *h, struct pbs_sock *s, int fd)
+{
+    struct linger reset = {.l_onoff = 1};
+    socklen_t len = sizeof(struct linger);
+
+    if (h->npartings == PBS_PARTINGS || !pbs_sock_unread(s) || !pbs_gate_alone(&s->file) ||
+        stays(s))
+        return;
+    h->parting[h->npartings].fd = fd;
+    pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_LINGER, &h->parting[h->npartings++].was, &len);
+    pbs_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+}
+
+void pbs_handover_part(struct pbs_handover *h)
+{
+    unsigned lo = 0;
+
+    h->npartings = 0;
+    for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1) {
+        struct pbs_file *f = pbs_fdtab_find(fd);
+
+        if (f && f->kind == PBS_FILE_SOCK)
+            part(h, (struct pbs_sock *)f, fd);
+    }
+}
+
 char *const *pbs_handover_begin(struct pbs_handover *h, char *const *envp)
 {
     bool library = false;
@@ -55,7 +94,9 @@ char *const *pbs_handover_begin(struct pbs_handover *h, char *const *envp)
         pbs_spill_keep();
         if (!library && all >= 0) {
             pbs_count(pbs_self, lost_handovers);
-            pbs_log("bytes that nobody has read are lost: the next image is without the library");
+            if (pbs_conf.verbose)
+                pbs_log(
+                    "bytes that nobody has read are lost: the next image is without the library");
         }
         return envp;
     }
@@ -69,6 +110,9 @@ char *const *pbs_handover_begin(struct pbs_handover *h, char *const *envp)
 
 void pbs_handover_end(struct pbs_handover *h)
 {
+    for (unsigned i = 0; i < h->npartings; i++)
+        pbs_sys5(SYS_setsockopt, h->parting[i].fd, SOL_SOCKET, SO_LINGER, &h->parting[i].was,
+                 sizeof(struct linger));
     if (!h->envp)
         return;
     pbs_spill_keep();
@@ -106,6 +150,29 @@ static void attach(struct pbs_spill *e, int file)
         if (s)
             pbs_fdtab_set((int)fd, &s->file);
     }
+}
+
+struct pbs_file *pbs_handover_known(uint64_t cookie)
+{
+    struct pbs_spill *e;
+    struct pbs_sock *s;
+    unsigned lo = 0;
+    int file;
+
+    for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1) {
+        s = (struct pbs_sock *)pbs_fdtab_find(fd);
+
+        if (s && s->file.kind == PBS_FILE_SOCK && s->spill && s->spill->cookie == cookie)
+            return &s->file;
+    }
+    e = pbs_spill_find(cookie, &file);
+    if (!e)
+        return NULL;
+    pbs_crit_enter(pbs_self);
+    s = receiver(e, file);
+    pbs_spill_leave(file);
+    pbs_crit_leave(pbs_self);
+    return s ? &s->file : NULL;
 }
 
 static void ignore(struct pbs_spill *e, int file)

@@ -44,7 +44,7 @@ static struct pbs_sock *sock_of(int fd)
 {
     struct pbs_file *f = pbs_fdtab_find(fd);
 
-    return f && f->kind == PBS_FILE_SOCK && !pbs_in_vfork_child ? (struct pbs_sock *)f : NULL;
+    return f && f->kind == PBS_FILE_SOCK && !pbs_guest() ? (struct pbs_sock *)f : NULL;
 }
 
 /* What accept() made of fd's next connection. */

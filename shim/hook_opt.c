@@ -24,7 +24,7 @@ static struct pbs_sock *sock_of(int fd)
 {
     struct pbs_file *f = pbs_fdtab_find(fd);
 
-    return f && f->kind == PBS_FILE_SOCK && !pbs_in_vfork_child ? (struct pbs_sock *)f : NULL;
+    return f && f->kind == PBS_FILE_SOCK && !pbs_guest() ? (struct pbs_sock *)f : NULL;
 }
 
 /* This thread looks at s: a second one that does so ends the adoption. */
@@ -127,7 +127,7 @@ static int after_fcntl(struct pbs_sock *s, int fd, int cmd, long arg, int r)
 
 static void before_fcntl(struct pbs_sock *s, int fd, int cmd, long arg)
 {
-    if (pbs_in_vfork_child && cmd == F_SETFD && !(arg & FD_CLOEXEC))
+    if (pbs_guest() && cmd == F_SETFD && !(arg & FD_CLOEXEC))
         pbs_born_lent(fd);
     if (s && (cmd == F_SETOWN || cmd == F_SETOWN_EX || cmd == F_SETSIG ||
               (cmd == F_SETFL && (arg & O_ASYNC))))

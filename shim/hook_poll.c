@@ -157,7 +157,7 @@ static struct pbs_epoll *set_of(int epfd)
 {
     struct pbs_file *f = pbs_fdtab_find(epfd);
 
-    return f && f->kind == PBS_FILE_EPOLL && !pbs_in_vfork_child ? (struct pbs_epoll *)f : NULL;
+    return f && f->kind == PBS_FILE_EPOLL && !pbs_guest() ? (struct pbs_epoll *)f : NULL;
 }
 
 #define EPOLL_WAIT(concerns, mask, plain)                                                          \

@@ -1,8 +1,10 @@
 /* Calls that make, replace or end processes. */
 #include <alloca.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <wordexp.h>
 
@@ -82,6 +84,7 @@ PBS_EXPORT int daemon(int nochdir, int noclose)
         char *const *env;                                                                          \
         type r;                                                                                    \
                                                                                                    \
+        h.npartings = 0;                                                                           \
         pbs_proc_before_spawn();                                                                   \
         env = pbs_handover_begin(&h, environment);                                                 \
         r = call;                                                                                  \
@@ -105,16 +108,59 @@ PBS_EXPORT int daemon(int nochdir, int noclose)
               }));                                                                                 \
     } while (0)
 
+/* The next image has fd, whatever its flags say. */
+PBS_EXPORT int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *acts, int fd, int to)
+{
+    pbs_born_lent(fd);
+    return real.posix_spawn_file_actions_adddup2(acts, fd, to);
+}
+
+/*
+ * The actions may close all numbers but a few: what is handed over is opened again behind them, by
+ * the parent's number, which sleeps until the child has its image. Returns how many actions that
+ * took; they are taken back by that count (their paths are not: that is libc's business).
+ */
+static int reopen(const struct pbs_handover *h, const posix_spawn_file_actions_t *acts,
+                  const posix_spawnattr_t *attr)
+{
+    posix_spawn_file_actions_t *own = (posix_spawn_file_actions_t *)acts;
+    short flags = 0;
+    char path[64];
+    int n = 0;
+
+    if (!h->envp || !acts)
+        return 0;
+    if (attr)
+        posix_spawnattr_getflags(attr, &flags);
+    for (int fd = -1; !(flags & POSIX_SPAWN_RESETIDS) && (fd = pbs_spill_next(fd + 1U)) >= 0;) {
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", getpid(), fd);
+        if (access(path, R_OK | W_OK) == 0 &&
+            posix_spawn_file_actions_addopen(own, fd, path, O_RDWR, 0) == 0)
+            n++;
+    }
+    return n;
+}
+
+#define POSIX_SPAWN(function)                                                                      \
+    SPAWN(int, envp, ({                                                                            \
+              int more_ = reopen(&h, acts, attr);                                                  \
+              int r_ = function(pid, path, acts, attr, argv, env);                                 \
+                                                                                                   \
+              if (more_)                                                                           \
+                  ((posix_spawn_file_actions_t *)acts)->__used -= more_;                           \
+              r_;                                                                                  \
+          }))
+
 PBS_EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *acts,
                            const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-    SPAWN(int, envp, real.posix_spawn(pid, path, acts, attr, argv, env));
+    POSIX_SPAWN(real.posix_spawn);
 }
 
 PBS_EXPORT int posix_spawnp(pid_t *pid, const char *path, const posix_spawn_file_actions_t *acts,
                             const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-    SPAWN(int, envp, real.posix_spawnp(pid, path, acts, attr, argv, env));
+    POSIX_SPAWN(real.posix_spawnp);
 }
 
 PBS_EXPORT FILE *popen(const char *command, const char *mode)
@@ -178,13 +224,13 @@ PBS_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
         r = real.clone(copied, stack, flags, &b, ptid, tls, ctid);
         return after_fork(b.legacy, r);
     }
-    pbs_proc_before_spawn();
-    if ((flags & CLONE_VFORK) && !(flags & CLONE_SETTLS)) {
-        r = real.clone(lent, stack, flags, &b, ptid, tls, ctid);
-        pbs_in_vfork_child = was;
-    } else {
-        r = real.clone(fn, stack, flags, arg, ptid, tls, ctid);
+    if (!(flags & CLONE_VFORK) || (flags & CLONE_SETTLS)) {
+        pbs_proc_host();
+        return real.clone(fn, stack, flags, arg, ptid, tls, ctid);
     }
+    pbs_proc_before_spawn();
+    r = real.clone(lent, stack, flags, &b, ptid, tls, ctid);
+    pbs_in_vfork_child = was;
     pbs_proc_after_spawn();
     return r;
 }
@@ -200,6 +246,9 @@ PBS_EXPORT __typeof__(clone) __clone __attribute__((alias("clone"), copy(clone))
         int r;                                                                                     \
                                                                                                    \
         pbs_proc_before_exec();                                                                    \
+        h.npartings = 0;                                                                           \
+        if (!pbs_guest())                                                                          \
+            pbs_handover_part(&h);                                                                 \
         env = pbs_handover_begin(&h, environment);                                                 \
         r = call;                                                                                  \
         pbs_handover_end(&h);                                                                      \
@@ -312,11 +361,8 @@ static long clone_by_number(long nr, const long *a, unsigned long flags)
     long r;
 
     if (flags & CLONE_VM) {
-        pbs_proc_before_spawn();
-        r = real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-        if (r)
-            pbs_proc_after_spawn();
-        return r;
+        pbs_proc_host();
+        return real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     }
     legacy = pbs_proc_before_fork();
     r = real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);

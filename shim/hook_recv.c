@@ -8,6 +8,7 @@
 #include "hook.h"
 #include "real.h"
 #include "rx.h"
+#include "share.h"
 #include "user.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes" /* the _chk names: no header declares them */
@@ -225,10 +226,22 @@ static ssize_t receive_msg(int fd, struct pbs_file *f, struct msghdr *msg, int f
     return r;
 }
 
+/* On a socket that is not ours: it may bring numbers. */
+static ssize_t receive_rights(int fd, struct msghdr *msg, int flags)
+{
+    ssize_t r = real.recvmsg(fd, msg, flags);
+
+    if (r >= 0 && pbs_fdtab_size)
+        pbs_share_received(msg);
+    return r;
+}
+
 PBS_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
     size_t asked = 0;
 
+    if (pbs_fdtab_miss(fd) && !pbs_attention)
+        return receive_rights(fd, msg, flags);
     return RECEIVE(fd, asked, flags, receive_msg(fd, f_, msg, flags, &asked),
                    real.recvmsg(fd, msg, flags));
 }
@@ -316,6 +329,7 @@ PBS_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags,
     struct pbs_file *f = pbs_fdtab_find(fd);
     struct pbs_sock *s = (struct pbs_sock *)f;
     struct pbs_thread *self;
+    int r;
 
     if (!f || f->kind != PBS_FILE_SOCK || (s->state == PBS_PASS && !pbs_sock_holds(s)) ||
         (flags & (MSG_OOB | MSG_ERRQUEUE | MSG_CMSG_COMPAT)))
@@ -334,7 +348,10 @@ plain:
     if (f)
         pbs_release_fd(fd, flags & MSG_OOB ? PBS_WHY_oob : PBS_WHY_kind);
     pbs_attend();
-    return real.recvmmsg(fd, vec, n, flags, timeout);
+    r = real.recvmmsg(fd, vec, n, flags, timeout);
+    for (int i = 0; !f && pbs_fdtab_size && i < r; i++)
+        pbs_share_received(&vec[i].msg_hdr);
+    return r;
 }
 
 bool pbs_recv_by_number(long nr, const long *a, long *r)

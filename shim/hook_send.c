@@ -12,6 +12,7 @@
 #include "hook.h"
 #include "life.h"
 #include "real.h"
+#include "share.h"
 #include "user.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -28,7 +29,7 @@ static PBS_COLD enum sender meet(int fd, struct pbs_file *f, struct pbs_sock **s
     struct pbs_thread *self;
     int err = 0;
 
-    if (f->kind != PBS_FILE_SOCK || pbs_in_vfork_child)
+    if (f->kind != PBS_FILE_SOCK || pbs_guest())
         return PLAIN;
     *sock = s;
     if (!pbs_sock_error(s))
@@ -152,34 +153,10 @@ PBS_EXPORT ssize_t writev(int fd, const struct iovec *iov, int n)
     return SEND(fd, real.writev(fd, iov, n), writev_guarded(fd, iov, n), true);
 }
 
-/* Sockets that are sent to another process are released first. */
-static void release_passed(const struct msghdr *msg)
-{
-    struct pbs_thread *self = pbs_thread_get();
-    struct cmsghdr *c;
-
-    if (!self || !pbs_user_readable(self, msg, sizeof(*msg)) || !msg->msg_control ||
-        msg->msg_controllen < sizeof(*c) || msg->msg_controllen > 1 << 20 ||
-        !pbs_user_readable(self, msg->msg_control, msg->msg_controllen))
-        return;
-    for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR((struct msghdr *)msg, c)) {
-        int fd;
-
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS ||
-            c->cmsg_len < CMSG_LEN(0) ||
-            c->cmsg_len > (size_t)((char *)msg->msg_control + msg->msg_controllen - (char *)c))
-            continue; /* refused, if it is not somebody else's */
-        for (size_t at = 0; at + sizeof(fd) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(fd)) {
-            memcpy(&fd, CMSG_DATA(c) + at, sizeof(fd));
-            pbs_share_fd(fd);
-        }
-    }
-}
-
 PBS_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
     if (pbs_fdtab_size && !pbs_fdtab_find(fd))
-        release_passed(msg); /* descriptors travel on AF_UNIX alone, which has no record */
+        pbs_share_sent(msg); /* descriptors travel on AF_UNIX alone, which has no record */
     return SEND(fd, real.sendmsg(fd, msg, flags), real.sendmsg(fd, msg, flags | MSG_NOSIGNAL),
                 !(flags & MSG_NOSIGNAL));
 }
@@ -190,7 +167,7 @@ PBS_EXPORT int sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags)
         for (unsigned i = 0; i < n && i < IOV_MAX; i++) {
             if (!pbs_thread_get() || !pbs_user_readable(pbs_self, &vec[i], sizeof(*vec)))
                 break;
-            release_passed(&vec[i].msg_hdr);
+            pbs_share_sent(&vec[i].msg_hdr);
         }
     return (int)SEND(fd, real.sendmmsg(fd, vec, n, flags),
                      real.sendmmsg(fd, vec, n, flags | MSG_NOSIGNAL), !(flags & MSG_NOSIGNAL));

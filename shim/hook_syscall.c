@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 
 #include "hook.h"
+#include "life.h"
 #include "probe.h"
 #include "proc.h"
 #include "real.h"
@@ -15,13 +16,19 @@
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
-/* A filter installed from now on may kill for io_uring: everything is released first, for good. */
-static void before_filter(void)
+/*
+ * Everything is released, for good: a filter installed from now on may kill for io_uring; and what the
+ * program does by a ring of its own (receive, change epoll instances) goes past us.
+ */
+static void give_up(enum pbs_reason why)
 {
-    if (!pbs_fdtab_size)
+    if (!pbs_fdtab_size || pbs_guest())
         return;
-    pbs_seccomp_forbid();
-    pbs_freeze(PBS_WHY_seccomp); /* and never thawed */
+    if (why == PBS_WHY_seccomp)
+        pbs_seccomp_forbid();
+    pbs_gate_forbid();
+    pbs_freeze(why);
+    pbs_thaw();
 }
 
 /* Reads all the arguments that there can be, passed or not, as libc's own does. */
@@ -39,7 +46,7 @@ PBS_EXPORT PBS_READS_ALL int prctl(int op, ...)
     d = va_arg(ap, unsigned long);
     va_end(ap);
     if (op == PR_SET_SECCOMP)
-        before_filter();
+        give_up(PBS_WHY_seccomp);
     return real.prctl(op, a, b, c, d);
 }
 
@@ -86,7 +93,9 @@ PBS_EXPORT PBS_READS_ALL long syscall(long nr, ...)
     va_end(ap);
     if ((nr == SYS_prctl && a[0] == PR_SET_SECCOMP) ||
         (nr == SYS_seccomp && (a[0] == SECCOMP_SET_MODE_STRICT || a[0] == SECCOMP_SET_MODE_FILTER)))
-        before_filter();
+        give_up(PBS_WHY_seccomp);
+    if (nr == SYS_io_uring_setup)
+        give_up(PBS_WHY_io);
     if (!pbs_fdtab_size || (size_t)nr >= sizeof(takes) / sizeof(*takes) || !takes[nr])
         return real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     /* The functions behind are cancellation points, syscall() is not. */

@@ -9,6 +9,7 @@
 #include "ghost.h"
 
 __thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
+atomic_int pbs_host;
 
 /* Puts a record that nobody knows yet into the table. */
 static void enter(int fd, struct pbs_file *f, uint64_t gen)
@@ -27,7 +28,7 @@ static void close_record(int fd, bool missed);
 
 static bool ours(int fd)
 {
-    return fd >= 0 && (unsigned)fd < pbs_fdtab_size && !pbs_in_vfork_child;
+    return fd >= 0 && (unsigned)fd < pbs_fdtab_size && !pbs_guest();
 }
 
 int pbs_born_sock(int fd, bool tcp, uint64_t gen)
@@ -89,7 +90,7 @@ int pbs_born_dup(int fd, int to)
     struct pbs_thread *self;
     struct pbs_file *f;
 
-    if (pbs_in_vfork_child)
+    if (pbs_guest())
         pbs_born_lent(fd);
     if (!ours(to))
         return to;
@@ -254,7 +255,7 @@ static void close_record(int fd, bool missed)
     struct pbs_thread *self;
 
     pbs_attend();
-    if (!f || pbs_in_vfork_child)
+    if (!f || pbs_guest())
         return;
     self = pbs_thread_get();
     if (!self)

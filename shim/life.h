@@ -9,8 +9,19 @@
 #include "item.h"
 #include "rx.h"
 
-/* A vfork child runs in its parent's memory: it must change nothing of ours. Set by the vfork hook. */
+/*
+ * A vfork child runs in its parent's memory: it must change nothing of ours. Set by the vfork hook. A
+ * child that goes on beside its parent has the same thread block: it is told by its process id.
+ */
 extern __thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
+extern atomic_int pbs_host; /* the process whose memory it is; 0: nobody else runs in it */
+
+static inline bool pbs_guest(void)
+{
+    return pbs_unlikely(pbs_in_vfork_child) ||
+           (pbs_unlikely(atomic_load_explicit(&pbs_host, memory_order_relaxed)) &&
+            pbs_sys0(SYS_getpid) != pbs_host);
+}
 
 /* fd is a new socket; gen was read before the call that made it. Returns fd. */
 int pbs_born_sock(int fd, bool tcp, uint64_t gen);

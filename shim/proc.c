@@ -26,6 +26,7 @@ static void mark(void)
 static void become_child(void)
 {
     mark();
+    pbs_host = 0;
     /* Locks that other threads of the parent may have held, and everything that was theirs. */
     pbs_fdtab_reset();
     pbs_mem_reset();
@@ -69,7 +70,7 @@ struct pbs_legacy *pbs_proc_before_fork(void)
 {
     struct pbs_thread *self;
 
-    if (pbs_in_vfork_child || !alive)
+    if (pbs_guest() || !alive)
         return NULL;
     pbs_freeze(PBS_WHY_fork);
     self = pbs_thread_get();
@@ -78,7 +79,7 @@ struct pbs_legacy *pbs_proc_before_fork(void)
 
 void pbs_proc_after_fork_parent(struct pbs_legacy *legacy, bool made)
 {
-    if (pbs_in_vfork_child || !alive)
+    if (pbs_guest() || !alive)
         return;
     if (!made)
         pbs_legacy_revoke(legacy);
@@ -91,7 +92,7 @@ void pbs_proc_after_fork_child(struct pbs_legacy *legacy)
 {
     struct pbs_thread *self;
 
-    if (!alive || pbs_in_vfork_child)
+    if (!alive || pbs_guest())
         return;
     become_child();
     self = legacy ? pbs_thread_get() : NULL;
@@ -111,7 +112,7 @@ void pbs_proc_before_spawn(void)
 {
     struct pbs_thread *self;
 
-    if (pbs_in_vfork_child || !alive)
+    if (pbs_guest() || !alive)
         return;
     pbs_freeze(PBS_WHY_fork);
     self = pbs_thread_get();
@@ -119,9 +120,19 @@ void pbs_proc_before_spawn(void)
         pbs_legacy_lend(self, true);
 }
 
+void pbs_proc_host(void)
+{
+    if (!alive || pbs_guest())
+        return;
+    atomic_store(&pbs_host, (int)pbs_sys0(SYS_getpid));
+    pbs_gate_forbid();
+    pbs_proc_before_spawn();
+    pbs_thaw();
+}
+
 void pbs_proc_after_spawn(void)
 {
-    if (!pbs_in_vfork_child && alive)
+    if (!pbs_guest() && alive)
         pbs_thaw();
 }
 
@@ -129,7 +140,7 @@ void pbs_proc_before_exec(void)
 {
     struct pbs_thread *self;
 
-    if (pbs_in_vfork_child || !alive)
+    if (pbs_guest() || !alive)
         return;
     pbs_freeze(PBS_WHY_exec);
     self = pbs_thread_get();
@@ -139,7 +150,7 @@ void pbs_proc_before_exec(void)
 
 void pbs_proc_after_exec(void)
 {
-    if (!pbs_in_vfork_child && alive)
+    if (!pbs_guest() && alive)
         pbs_thaw();
 }
 
@@ -147,7 +158,7 @@ void pbs_proc_end(void)
 {
     struct pbs_stats live = {0};
 
-    if (pbs_in_vfork_child || !alive)
+    if (pbs_guest() || !alive)
         return;
     if (!atomic_load(alive)) /* a raw clone: nothing here is its own */
         return;

@@ -24,6 +24,9 @@ void pbs_proc_bury(struct pbs_legacy *legacy);
 
 /* Around a call that makes a process which shares our memory until it has an image of its own. */
 void pbs_proc_before_spawn(void);
+
+/* The same if that process goes on beside us in our memory: nothing is armed any more, for good. */
+void pbs_proc_host(void);
 void pbs_proc_after_spawn(void);
 
 /* Around an exec, which returns only when it failed. */

@@ -125,6 +125,8 @@
       (pid_t * pid, const char *path, const posix_spawn_file_actions_t *acts,                      \
        const posix_spawnattr_t *attr, char *const argv[], char *const envp[]),                     \
       (pid, path, acts, attr, argv, envp), NONE)                                                   \
+    X(int, posix_spawn_file_actions_adddup2, (posix_spawn_file_actions_t * acts, int fd, int to),  \
+      (acts, fd, to), NONE)                                                                        \
     X(int, posix_spawnp,                                                                           \
       (pid_t * pid, const char *path, const posix_spawn_file_actions_t *acts,                      \
        const posix_spawnattr_t *attr, char *const argv[], char *const envp[]),                     \

@@ -135,8 +135,9 @@ static int create(struct pbs_thread *self)
     atomic_store(&r->revokes, 0);
     atomic_store(&r->orphans, false);
     r->takes_overs = true;
-    atomic_store(&r->in_enter, 0);
-    atomic_store(&r->waiters, 0);
+    PBS_ASSERT(!r->in_enter);
+    /* waiters stays: a revoker of the block's last owner may be about to wait for an answer, and is
+     * given this one's. */
     pbs_unlock(&r->lock);
     if (!charge(size)) {
         err = -EDQUOT;

@@ -173,7 +173,7 @@ static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 
     if (pbs_unlikely(pbs_sock_spill(s) != NULL)) {
         *r = pbs_rx_spilled(self, s, fd, dst, flags);
-        if (*r < 0 || !dst->left) {
+        if (*r < 0 || !dst->left || (dst->done && pbs_sock_error(s))) {
             *r = done_or(self, s, dst, *r);
             return true;
         }

@@ -58,9 +58,6 @@ void pbs_release_fd(int fd, enum pbs_reason why);
 struct pbs_epoll;
 void pbs_epoll_refuse(struct pbs_thread *self, struct pbs_epoll *set);
 
-/* fd is about to be sent to another process, which may hold it from then on. */
-void pbs_share_fd(int fd);
-
 /* Before a fork or a spawn: no request is in the kernel and none is made until pbs_thaw(). */
 void pbs_freeze(enum pbs_reason why);
 void pbs_thaw(void);
@@ -158,7 +155,8 @@ void pbs_rx_unspill(struct pbs_sock *s);
 /* The same if all of it has been read. */
 void pbs_rx_settle(struct pbs_sock *s);
 
-/* Receives what is there, not locked. dst->done, or -EFAULT with nothing done. */
+/* Receives what is there, not locked: bytes, or the error behind them if none are done. dst->done or
+ * -errno. */
 ssize_t pbs_rx_spilled(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                        long long flags);
 

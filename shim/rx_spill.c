@@ -51,17 +51,11 @@ void pbs_rx_unspill(struct pbs_sock *s)
     pbs_spill_leave(s->spill_file);
 }
 
-/* All of it has been read, by whomever: an error that is behind it is this process's now. */
+/* All of it has been read, by whomever. */
 static void settle(struct pbs_sock *s)
 {
-    int err;
-
-    if (pbs_spill_left(s->spill))
-        return;
-    err = atomic_exchange(&s->spill->error, 0);
-    if (err)
-        s->error = err;
-    pbs_rx_unspill(s);
+    if (!pbs_spill_left(s->spill) && !s->spill->error)
+        pbs_rx_unspill(s);
 }
 
 /* Another thread of the parent may have closed the number, and used it again, during the fork. */
@@ -93,7 +87,7 @@ ssize_t pbs_rx_spilled(struct pbs_thread *self, struct pbs_sock *s, int fd, stru
         n = dst->left;
     if (n && !(flags & MSG_TRUNC) &&
         (pbs_rx_faults(self, s, fd, dst) || !pbs_rx_prove(self, dst, n)))
-        return dst->done ? (ssize_t)dst->done : -EFAULT;
+        return -EFAULT;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
     if (!s->spill)
@@ -106,12 +100,13 @@ ssize_t pbs_rx_spilled(struct pbs_thread *self, struct pbs_sock *s, int fd, stru
     if (!pbs_fdtab_is(fd, &s->file) && !pbs_rx_pins(self, s))
         goto out;
     take(s, dst, n, flags & MSG_TRUNC);
+    if (!dst->done && !pbs_spill_left(s->spill))
+        r = -atomic_exchange(&s->spill->error, 0);
     settle(s);
-    r = (ssize_t)dst->done;
 out:
     pbs_unlock(&s->file.lock);
     pbs_crit_leave(self);
-    return r;
+    return r ?: (ssize_t)dst->done;
 }
 
 void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst)

@@ -62,6 +62,19 @@ static int make_fd(size_t size)
     return fd;
 }
 
+static struct pbs_spill *entry(struct head *map, uint64_t i)
+{
+    return (struct pbs_spill *)(map + 1) + i;
+}
+
+static bool unread(struct head *map)
+{
+    for (uint64_t i = 0; i < map->entries; i++)
+        if (pbs_spill_left(entry(map, i)) || entry(map, i)->error)
+            return true;
+    return false;
+}
+
 static void unmap(unsigned i)
 {
     if (files[i].map)
@@ -78,9 +91,13 @@ static int place(struct head *map, int fd)
     int found = -1;
 
     pbs_lock(&lock);
-    for (unsigned i = 0; i < MOST && found < 0; i++)
-        if (!files[(turn + i) % MOST].readers)
-            found = (int)((turn + i) % MOST);
+    for (unsigned i = 0; i < 2 * MOST && found < 0; i++) {
+        unsigned at = (turn + i) % MOST;
+
+        /* What is in flight in a message is unread, and no reader counts it. */
+        if (!files[at].readers && (i >= MOST || !files[at].map || !unread(files[at].map)))
+            found = (int)at;
+    }
     if (found >= 0) {
         turn = (unsigned)found + 1;
         unmap((unsigned)found);
@@ -161,6 +178,33 @@ void pbs_spill_leave(int file)
     pbs_unlock(&lock);
 }
 
+bool pbs_spill_any(void)
+{
+    for (unsigned i = 0; i < MOST; i++)
+        if (files[i].map)
+            return true;
+    return false;
+}
+
+struct pbs_spill *pbs_spill_find(uint64_t cookie, int *file)
+{
+    struct pbs_spill *found = NULL;
+
+    pbs_lock(&lock);
+    for (unsigned i = 0; i < MOST && !found; i++)
+        for (uint64_t k = 0; files[i].map && k < files[i].map->entries && !found; k++) {
+            struct pbs_spill *e = entry(files[i].map, k);
+
+            if (e->cookie != cookie || (!pbs_spill_left(e) && !e->error))
+                continue;
+            found = e;
+            *file = (int)i;
+            files[i].readers++;
+        }
+    pbs_unlock(&lock);
+    return found;
+}
+
 void pbs_spill_reset(void)
 {
     pbs_unlock(&lock);
@@ -219,19 +263,6 @@ void pbs_spill_yield(int fd)
 }
 
 /* ---- to another image ---- */
-
-static struct pbs_spill *entry(struct head *map, uint64_t i)
-{
-    return (struct pbs_spill *)(map + 1) + i;
-}
-
-static bool unread(struct head *map)
-{
-    for (uint64_t i = 0; i < map->entries; i++)
-        if (pbs_spill_left(entry(map, i)) || entry(map, i)->error)
-            return true;
-    return false;
-}
 
 bool pbs_spill_name(char text[PBS_SPILL_TEXT])
 {

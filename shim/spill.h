@@ -58,6 +58,12 @@ struct pbs_spill *pbs_spill_add(struct pbs_spill_pen *pen, uint64_t cookie, size
 void pbs_spill_join(int file);
 void pbs_spill_leave(int file);
 
+/* Something may be unread in a file. */
+bool pbs_spill_any(void);
+
+/* What is unread of the socket of that name; the caller joins with it. NULL: nothing. */
+struct pbs_spill *pbs_spill_find(uint64_t cookie, int *file);
+
 /* In a forked child: nobody reads. After its readers have joined: what none of them reads is let go. */
 void pbs_spill_reset(void);
 void pbs_spill_sweep(void);

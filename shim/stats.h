@@ -51,7 +51,7 @@
     X(seccomp)  /* a filter is being installed */                                                  \
     X(memory)   /* out of memory */                                                                \
     X(pool)     /* no buffer free: this receive alone was plain */                                 \
-    X(io)       /* spliced or sent from: bytes moved inside the kernel */
+    X(io)       /* bytes moved inside the kernel: spliced, or by a ring of the program */
 
 #define PBS_COUNTER_ENUM(name) PBS_STAT_##name,
 enum pbs_counter { PBS_COUNTER_LIST(PBS_COUNTER_ENUM) PBS_COUNTERS };

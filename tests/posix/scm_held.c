@@ -99,12 +99,14 @@ static void pass(enum where where, enum sending how, bool close_first)
     char more;
 
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, through));
-    pid = MUST(fork());
-    if (pid == 0)
-        receiver(through[1]);
     p = pair_open_with(where, 100);
     take(&p, 20);
     send_fds(through[0], &p.us, 1, how);
+    pid = MUST(fork()); /* a receiver from before cannot see what is held: a listed limit */
+    if (pid == 0) {
+        MUST(close(p.us));
+        receiver(through[1]);
+    }
     if (close_first)
         MUST(close(p.us));
     tell(through[0], &p);
