@@ -1,0 +1,237 @@
+/*
+ * Bytes that move inside the kernel: splice() from a connection takes those that arrived first
+ * first, wherever they are, and what refuses a socket leaves them there.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "asleep.h"
+#include "proc.h"
+#include "tcp.h"
+#include "test.h"
+
+static uint8_t buf[8192];
+
+static ssize_t by_name(int in, int out, size_t n, unsigned flags)
+{
+    return splice(in, NULL, out, NULL, n, flags);
+}
+
+static ssize_t by_number(int in, int out, size_t n, unsigned flags)
+{
+    return syscall(SYS_splice, in, NULL, out, NULL, n, flags);
+}
+
+/* To a pipe it takes from any file. */
+static ssize_t by_sendfile(int in, int out, size_t n, unsigned flags)
+{
+    return flags ? splice(in, NULL, out, NULL, n, flags) : sendfile(out, in, NULL, n);
+}
+
+static ssize_t by_sendfile_number(int in, int out, size_t n, unsigned flags)
+{
+    return flags ? splice(in, NULL, out, NULL, n, flags) : syscall(SYS_sendfile, out, in, NULL, n);
+}
+
+static ssize_t (*const ways[])(int, int, size_t, unsigned) = {
+    by_name,
+    by_number,
+    by_sendfile,
+    by_sendfile_number,
+};
+
+/* n bytes through a pipe, in as many calls as it takes. */
+static void splice_out(struct pair *p, size_t way, size_t n, unsigned flags)
+{
+    int ends[2];
+
+    MUST(pipe(ends));
+    while (n) {
+        size_t part = n < 4096 ? n : 4096;
+        ssize_t got = ways[way](p->us, ends[1], part, flags);
+
+        CHECK(got > 0 && (size_t)got <= part);
+        CHECK_EQ(read(ends[0], buf, (size_t)got), got);
+        check_next(p, buf, (size_t)got);
+        n -= (size_t)got;
+    }
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void test_splice_takes_what_came_first_first(void)
+{
+    static const unsigned flags[] = {0, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, SPLICE_F_MORE};
+
+    for (size_t way = 0; way < COUNT_OF(ways); way++) {
+        for (size_t f = 0; f < COUNT_OF(flags); f++) {
+            for (int where = 0; where < WHERES; where++) {
+                struct pair p = pair_open_with((enum where)where, 100);
+
+                splice_out(&p, way, 30, flags[f]);
+                take(&p, 10);
+                put(&p, 40);
+                splice_out(&p, way, 60, flags[f]);
+                CHECK_EQ(poll_now(p.us, POLLIN), POLLIN);
+                take(&p, 40);
+                check_empty(p.us);
+                pair_close(&p);
+            }
+        }
+    }
+}
+
+/* SPLICE_F_NONBLOCK is about the pipe: the connection waits all the same. */
+static void test_splice_waits_for_bytes(void)
+{
+    for (size_t way = 0; way < COUNT_OF(ways); way++) {
+        struct pair p = pair_open_held(20);
+        struct later_put lp;
+
+        splice_out(&p, way, 20, 0);
+        for (unsigned flags = 0; flags <= SPLICE_F_NONBLOCK; flags += SPLICE_F_NONBLOCK) {
+            later_put(&lp, &p, 10);
+            splice_out(&p, way, 10, flags);
+            later_join(&lp.l);
+        }
+        put(&p, 5);
+        take(&p, 5);
+        pair_close(&p);
+    }
+}
+
+static void test_splice_empty_is_eagain_and_at_the_end_zero(void)
+{
+    for (size_t way = 0; way < COUNT_OF(ways); way++) {
+        struct pair p = pair_open_held(20);
+        int ends[2];
+
+        MUST(pipe(ends));
+        splice_out(&p, way, 20, SPLICE_F_NONBLOCK);
+        set_nonblock(p.us, true);
+        CHECK_ERR(ways[way](p.us, ends[1], 10, 0), EAGAIN);
+        put(&p, 10);
+        peer_fin(&p);
+        splice_out(&p, way, 10, 0);
+        CHECK_EQ(ways[way](p.us, ends[1], 10, 0), 0);
+        CHECK_EQ(recv(p.us, buf, 10, 0), 0);
+        close(ends[0]);
+        close(ends[1]);
+        pair_close(&p);
+    }
+}
+
+/* A pipe with no room takes nothing, and nothing is lost. */
+static void test_splice_into_a_full_pipe_loses_nothing(void)
+{
+    for (size_t way = 0; way < COUNT_OF(ways); way++) {
+        struct pair p = pair_open_held(50);
+        int ends[2];
+
+        MUST(pipe2(ends, O_NONBLOCK));
+        while (write(ends[1], buf, sizeof(buf)) > 0)
+            ;
+        CHECK_ERR(ways[way](p.us, ends[1], 50, SPLICE_F_NONBLOCK), EAGAIN);
+        take(&p, 50);
+        check_empty(p.us);
+        close(ends[0]);
+        close(ends[1]);
+        pair_close(&p);
+    }
+}
+
+static void test_refused_calls_leave_the_bytes(void)
+{
+    struct pair p = pair_open_held(50);
+    int ends[2], file = MUST(open("/dev/null", O_WRONLY));
+    loff_t at = 0;
+
+    MUST(pipe(ends));
+    CHECK_ERR(splice(p.us, &at, ends[1], NULL, 10, 0), EINVAL);
+    CHECK_ERR(splice(p.us, NULL, file, NULL, 10, 0), EINVAL);
+    CHECK_ERR(splice(p.us, NULL, -1, NULL, 10, 0), EBADF);
+    CHECK_ERR(splice(p.us, NULL, ends[1], NULL, 10, 0x1000), EINVAL);
+    CHECK_EQ(splice(p.us, NULL, ends[1], NULL, 0, 0), 0);
+    CHECK_ERR(tee(p.us, ends[1], 10, 0), EINVAL);
+    CHECK_ERR(syscall(SYS_tee, p.us, ends[1], 10, 0), EINVAL);
+    CHECK_ERR(sendfile(ends[1], p.us, &at, 10), ESPIPE);
+    CHECK_ERR(sendfile(p.peer, p.us, NULL, 10), EINVAL);
+    CHECK_ERR(syscall(SYS_sendfile, p.peer, p.us, NULL, 10), EINVAL);
+    CHECK_ERR(copy_file_range(p.us, NULL, file, NULL, 10, 0), EINVAL);
+    take(&p, 50);
+    check_empty(p.us);
+    close(file);
+    close(ends[0]);
+    close(ends[1]);
+    pair_close(&p);
+}
+
+/* As a proxy does it: from one connection to another through a pipe, and looked at by tee. */
+static void test_relay_through_a_pipe_with_tee(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with((enum where)where, 3000), q = pair_open_held(20);
+        int ends[2], copy[2];
+
+        MUST(pipe(ends));
+        MUST(pipe(copy));
+        while (p.got < p.sent) {
+            ssize_t n = splice(p.us, NULL, ends[1], NULL, 700, SPLICE_F_MOVE), out = 0;
+
+            CHECK(n > 0);
+            CHECK_EQ(tee(ends[0], copy[1], (size_t)n, 0), n);
+            while (out < n)
+                out += MUST(splice(ends[0], NULL, q.us, NULL, (size_t)(n - out), 0));
+            CHECK_EQ(recv(q.peer, buf, (size_t)n, MSG_WAITALL), n);
+            check_ahead(&p, buf, 0, (size_t)n);
+            CHECK_EQ(read(copy[0], buf, (size_t)n), n);
+            check_next(&p, buf, (size_t)n);
+        }
+        take(&q, 20);
+        check_empty(p.us);
+        close(ends[0]);
+        close(ends[1]);
+        close(copy[0]);
+        close(copy[1]);
+        pair_close(&p);
+        pair_close(&q);
+    }
+}
+
+static void test_splice_in_the_child_then_reads_in_the_parent(void)
+{
+    for (size_t way = 0; way < COUNT_OF(ways); way++) {
+        struct shared *s = pair_share(pair_open_held(100));
+        pid_t pid = MUST(fork());
+
+        if (pid == 0) {
+            splice_out(&s->p, way, 40, 0);
+            _exit(0);
+        }
+        check_child(pid);
+        take(&s->p, 30);
+        splice_out(&s->p, way, 30, 0);
+        check_empty(s->p.us);
+        put(&s->p, 10);
+        splice_out(&s->p, way, 10, 0);
+        shared_close(s);
+    }
+}
+
+const struct test_case test_cases[] = {
+    CASE(test_splice_takes_what_came_first_first),
+    CASE(test_splice_waits_for_bytes),
+    CASE(test_splice_empty_is_eagain_and_at_the_end_zero),
+    CASE(test_splice_into_a_full_pipe_loses_nothing),
+    CASE(test_refused_calls_leave_the_bytes),
+    CASE(test_relay_through_a_pipe_with_tee),
+    CASE(test_splice_in_the_child_then_reads_in_the_parent),
+    CASES_END,
+};
