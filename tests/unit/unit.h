@@ -38,6 +38,18 @@ static inline uint64_t seeded(unsigned seed)
     return seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
 }
 
+/* Counts of lines are written at exit() alone. */
+static inline void end_child(void)
+{
+#ifdef PBS_COVERAGE
+    extern void __gcov_dump(void);
+
+    __gcov_dump();
+#endif
+    fflush(NULL);
+    _exit(0);
+}
+
 /* Runs fn(arg) in a child; returns its wait status. What fails in the child ends the child: it must
  * not go on with the parent's tests. */
 static inline int in_child(void (*fn)(void *arg), void *arg)
@@ -53,8 +65,7 @@ static inline int in_child(void (*fn)(void *arg), void *arg)
             signal(sig, SIG_DFL); /* cmocka's own */
         setenv("CMOCKA_TEST_ABORT", "1", 1);
         fn(arg);
-        fflush(NULL);
-        _exit(0);
+        end_child();
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     return status;
