@@ -14,6 +14,7 @@
 #pragma GCC diagnostic ignored "-Wmissing-prototypes" /* the _chk names: no header declares them */
 
 #define MSG_CMSG_COMPAT ((int)0x80000000) /* the kernel's own: refused from outside */
+#define ERESTARTSYS 512                   /* the kernel's own, too */
 #define MAX_RW 0x7ffff000UL               /* what one call moves at most (MAX_RW_COUNT) */
 
 /* The plain call if fd has no record or pbs_rx() says so; else what it received. */
@@ -200,21 +201,22 @@ PBS_EXPORT ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off64_t of
                    real.preadv64v2(fd, iov, n, off, flags));
 }
 
-static ssize_t receive_msg(int fd, struct pbs_file *f, struct msghdr *msg, int flags, size_t *asked)
+static ssize_t receive_msg(int fd, struct pbs_file *f, struct msghdr *msg, long long flags,
+                           size_t *asked)
 {
     struct pbs_thread *self = pbs_thread_get();
     struct pbs_dst dst;
     ssize_t r;
 
     /* What the kernel would refuse it refuses before it takes a byte: let it. */
-    if (!self || (flags & MSG_CMSG_COMPAT) || !pbs_user_readable(self, msg, sizeof(*msg)) ||
+    if (!self || ((int)flags & MSG_CMSG_COMPAT) || !pbs_user_readable(self, msg, sizeof(*msg)) ||
         (int)msg->msg_namelen < 0 || msg->msg_iovlen > IOV_MAX)
         return PBS_RX_PASS;
     r = import(&dst, msg->msg_iov, msg->msg_iovlen);
     if (r < 0)
         return PBS_RX_PASS;
     *asked = (size_t)r;
-    r = pbs_rx(fd, f, &dst, (unsigned)flags);
+    r = pbs_rx(fd, f, &dst, flags);
     if (r < 0)
         return r;
     if (!pbs_user_rewritable(self, msg, sizeof(*msg)))
@@ -222,7 +224,7 @@ static ssize_t receive_msg(int fd, struct pbs_file *f, struct msghdr *msg, int f
     if (msg->msg_name)
         msg->msg_namelen = 0;
     msg->msg_controllen = 0;
-    msg->msg_flags = flags & MSG_CMSG_CLOEXEC;
+    msg->msg_flags = (int)flags & MSG_CMSG_CLOEXEC;
     return r;
 }
 
@@ -236,14 +238,19 @@ static ssize_t receive_rights(int fd, struct msghdr *msg, int flags)
     return r;
 }
 
+static ssize_t recvmsg_ours(int fd, struct msghdr *msg, long long flags, size_t *asked)
+{
+    return RECEIVE(fd, *asked, (int)flags, receive_msg(fd, f_, msg, flags, asked),
+                   real.recvmsg(fd, msg, (int)flags));
+}
+
 PBS_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
     size_t asked = 0;
 
     if (pbs_fdtab_miss(fd) && !pbs_attention)
         return receive_rights(fd, msg, flags);
-    return RECEIVE(fd, asked, flags, receive_msg(fd, f_, msg, flags, &asked),
-                   real.recvmsg(fd, msg, flags));
+    return recvmsg_ours(fd, msg, (unsigned)flags, &asked);
 }
 
 /* libc reads in threads of its own, behind our back: the socket is released (held bytes are then
@@ -262,15 +269,31 @@ PBS_EXPORT int aio_read64(struct aiocb64 *cb)
     return real.aio_read64(cb);
 }
 
-/* One message of recvmmsg(): bytes or -errno, never "pass". */
-static ssize_t receive_one(int fd, struct mmsghdr *m, int flags)
+/* One message of recvmmsg(): bytes or -errno, never "pass". *cut: a signal has ended a MSG_WAITALL. */
+static ssize_t receive_one(int fd, struct mmsghdr *m, long long flags, bool *cut)
 {
-    ssize_t r = recvmsg(fd, &m->msg_hdr, flags);
+    struct pbs_thread *self = pbs_self;
+    size_t asked = 0;
+    ssize_t r;
 
+    atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
+    r = recvmsg_ours(fd, &m->msg_hdr, flags, &asked);
     if (r < 0)
         return -errno;
     m->msg_len = (unsigned)r;
+    *cut = (flags & MSG_WAITALL) && (size_t)r < asked &&
+           atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE;
     return r;
+}
+
+/* An error after the first message is the next call's, also the one by which the kernel tells itself
+ * to begin a system call again. */
+static void keep_for_next(int fd, struct pbs_sock *s, int err)
+{
+    if (err == EINTR && !pbs_ask_timeout(fd))
+        err = ERESTARTSYS;
+    if (err != EAGAIN && pbs_fdtab_is(fd, &s->file))
+        atomic_store(&s->error, err);
 }
 
 static bool entry_ok(struct mmsghdr *m)
@@ -281,7 +304,7 @@ static bool entry_ok(struct mmsghdr *m)
 
 /*
  * As the kernel's do_recvmmsg() (Linux 6.18): a pending error first; then message by message, the
- * timeout looked at in between alone; an error after the first message is the next call's.
+ * timeout looked at in between alone. A signal ends it after the first message, SA_RESTART or not.
  */
 static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigned n, int flags,
                         struct timespec *timeout)
@@ -290,26 +313,27 @@ static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigne
         timeout ? pbs_now_ns() + timeout->tv_sec * INT64_C(1000000000) + timeout->tv_nsec : 0;
     int err = pbs_sock_take_error(s), saved = errno;
     socklen_t len = sizeof(err);
+    long long how = (unsigned)(flags & ~MSG_WAITFORONE);
     unsigned got = 0;
+    bool cut = false;
 
     if (!err)
         pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_ERROR, &err, &len);
     if (err)
         return -err;
     while (got < n) {
-        ssize_t r =
-            entry_ok(&vec[got]) ? receive_one(fd, &vec[got], flags & ~MSG_WAITFORONE) : -EFAULT;
+        ssize_t r = entry_ok(&vec[got]) ? receive_one(fd, &vec[got], how, &cut) : -EFAULT;
 
         if (r < 0) {
             if (!got)
                 return (int)r;
-            if (r != -EAGAIN)
-                atomic_store(&s->error, (int)-r);
+            keep_for_next(fd, s, r == -EAGAIN && cut ? EINTR : (int)-r);
             break;
         }
         got++;
-        if (flags & MSG_WAITFORONE)
-            flags |= MSG_DONTWAIT;
+        if (cut || (flags & MSG_WAITFORONE))
+            how |= MSG_DONTWAIT;
+        how |= PBS_RX_ONCE;
         if (timeout && pbs_now_ns() >= end)
             break;
     }

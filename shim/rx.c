@@ -10,7 +10,8 @@
 enum { NOTHING = 0, STALE = -200001 };
 
 /* Flags that do not change what a receive on TCP does when bytes are held. */
-#define SIMPLE (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC | MSG_WAITFORONE | PBS_RX_READ)
+#define SIMPLE                                                                                     \
+    (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC | MSG_WAITFORONE | PBS_RX_READ | PBS_RX_ONCE)
 
 /* Step 1: bytes that we hold, then the error that we hold. pinned: the call has slept for s. */
 static inline ssize_t take(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
@@ -207,7 +208,7 @@ static ssize_t by_ghost(struct pbs_thread *self, struct pbs_sock *s, struct pbs_
         return done_or(self, s, dst, 0);
     pbs_rx_begin_plain(self, s);
     r = pbs_rx_rest(self, s, s->ghost, dst, (int)flags);
-    if (r == -EINTR &&
+    if (r == -EINTR && !(flags & PBS_RX_ONCE) &&
         atomic_load_explicit(&self->wait_signal, memory_order_relaxed) == PBS_SIG_RESTART)
         return PBS_RX_AGAIN;
     return r;
@@ -234,7 +235,7 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             goto out;
         case PBS_RX_UNARMED:
             r = PBS_RX_PLAIN;
-            if (dst->done)
+            if (dst->done || (flags & PBS_RX_ONCE))
                 r = pbs_rx_rest(self, s, fd, dst, (int)flags);
             goto out;
         case PBS_RX_ARMED:
@@ -247,7 +248,7 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             pinned = true;
             if (s->timeout && !deadline)
                 deadline = pbs_now_ns() + s->timeout;
-            r = pbs_rx_sleep(self, s, dst, deadline);
+            r = pbs_rx_sleep(self, s, deadline, dst->done || (flags & PBS_RX_ONCE));
         } else if (r != PBS_RX_LOOK) {
             break;
         }

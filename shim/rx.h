@@ -21,6 +21,8 @@
 
 /* Beside the MSG_ flags: the call is read() or its kin, for which len 0 asks for nothing. */
 #define PBS_RX_READ (1LL << 32)
+/* A signal ends its sleep as if there were a time limit, SA_RESTART or not. */
+#define PBS_RX_ONCE (1LL << 33)
 
 /*
  * Receives into dst. Returns the bytes (0: end of file), -errno, or a verdict with dst
@@ -102,10 +104,9 @@ bool pbs_rx_look(struct pbs_thread *self, struct pbs_sock *s);
 
 /*
  * Step 4: sleep in the ring. Returns PBS_RX_LOOK, -errno to end with, PBS_RX_AGAIN to start over with
- * the number, as the kernel's restarted system call would.
+ * the number, as the kernel's restarted system call would; once: any interruption ends the call.
  */
-ssize_t pbs_rx_sleep(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
-                     int64_t deadline);
+ssize_t pbs_rx_sleep(struct pbs_thread *self, struct pbs_sock *s, int64_t deadline, bool once);
 
 /* Marks this thread as about to make a real call on s (thread.h: plain, call). */
 void pbs_rx_begin_plain(struct pbs_thread *self, struct pbs_sock *s);

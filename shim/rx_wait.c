@@ -45,17 +45,16 @@ bool pbs_rx_look(struct pbs_thread *self, struct pbs_sock *s)
     return s->armed && !s->unverified && pbs_sock_dry(s, self->ready_epoch) && !pbs_ring_pending(r);
 }
 
-ssize_t pbs_rx_sleep(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
-                     int64_t deadline)
+ssize_t pbs_rx_sleep(struct pbs_thread *self, struct pbs_sock *s, int64_t deadline, bool once)
 {
     struct pbs_ring *ring = self->ring;
-    int r = ring ? pbs_ring_wait(ring, deadline, deadline || dst->done, NULL) : -EINTR;
+    int r = ring ? pbs_ring_wait(ring, deadline, deadline || once, NULL) : -EINTR;
     unsigned sig = atomic_load_explicit(&self->wait_signal, memory_order_relaxed);
 
     if (pbs_sock_holds(s))
         return PBS_RX_LOOK;
     if (sig != PBS_SIG_NONE || r == -EINTR) {
-        if (deadline || sig == PBS_SIG_INTERRUPT || dst->done)
+        if (deadline || sig == PBS_SIG_INTERRUPT || once)
             return -EINTR;
         return PBS_RX_AGAIN;
     }

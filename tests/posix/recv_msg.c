@@ -2,6 +2,7 @@
  * recvmsg, recvmmsg and the calls that take vectors: what they write beside the bytes, how a batch
  * of messages ends, and what they refuse.
  */
+#include <poll.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -165,6 +166,40 @@ static void test_recvmmsg_timeout_is_counted_between_messages(void)
     pair_close(&p);
 }
 
+/* An error after the first message is kept for the next call, also one that is for the kernel alone:
+ * a wait without limit that a signal ends gives ERESTARTSYS. */
+static void test_recvmmsg_interrupted_after_the_first_message(void)
+{
+    const int as_in_the_kernel = 512; /* ERESTARTSYS: its headers alone have the name */
+
+    if (TEST_TSAN)
+        test_skip("ThreadSanitizer puts handlers off until a call that it knows has ended");
+    for (int i = 0; i < 16; i++) {
+        bool restart = i & 1, timed = i & 2, all = i & 4;
+        struct pair p = pair_open_with(i & 8 ? WHERE_HELD : WHERE_QUEUED, 15);
+        struct later_kill lk;
+        struct mmsghdr mm[4];
+        struct iovec v[4];
+
+        make_batch(mm, v);
+        if (timed)
+            set_timeout(p.us, 60000);
+        catch_signal(SIGUSR1, restart ? SA_RESTART : 0);
+        later_kill(&lk, SIGUSR1);
+        CHECK_EQ(recvmmsg(p.us, mm, 4, all ? MSG_WAITALL : 0, NULL), 2);
+        CHECK_EQ(caught, 1);
+        later_join(&lk.l);
+        CHECK_EQ(mm[1].msg_len, 5);
+        check_next(&p, buf, 15);
+        CHECK_EQ(poll_now(p.us, 0), POLLERR);
+        CHECK_ERR(recv(p.us, buf, 1, MSG_DONTWAIT), timed ? EINTR : as_in_the_kernel);
+        check_empty(p.us);
+        put(&p, 10);
+        take(&p, 10);
+        pair_close(&p);
+    }
+}
+
 static void test_positioned_reads_are_espipe_take_none(void)
 {
     for (int where = 0; where < WHERES; where++) {
@@ -284,6 +319,7 @@ const struct test_case test_cases[] = {
     CASE(test_recvmmsg_at_eof_counts_empty_messages),
     CASE(test_recvmmsg_error_comes_before_the_bytes),
     CASE(test_recvmmsg_timeout_is_counted_between_messages),
+    CASE(test_recvmmsg_interrupted_after_the_first_message),
     CASE(test_positioned_reads_are_espipe_take_none),
     CASE(test_preadv2_flags_are_as_the_kernel_has_them),
     CASE(test_readv_many_vectors_are_filled_in_order),
