@@ -187,6 +187,12 @@ unserved() {
     same "bytes that $3 got by a ring" 0 "$(stat_of "$2" ring_bytes)"
 }
 
+# loaded LEG PID WHO: the library is in this process, which may be unable to write its counters, or be
+# free to serve nothing.
+loaded() {
+    [ "$1" = plain ] || grep -qF "$(basename "$LIB")" "/proc/$2/maps" || fail "$3 runs without the library"
+}
+
 # passed LEG TAG REASON WHO: under policy always every socket that was given up was so for this reason, and
 # at least one was.
 passed() {
