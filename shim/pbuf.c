@@ -6,7 +6,11 @@
 
 #include "mem.h"
 
-#define FIRST_LENT 8 /* enough for a thread with one connection; grows on demand */
+/*
+ * Enough for a thread with one connection and short messages; doubles whenever the kernel runs out.
+ * Few, since they are filled in turn: each that was lent is a page that has to come into the caches.
+ */
+#define FIRST_LENT 2
 #define MOST_LENT 64 /* the rest is for what many connections hold */
 
 static size_t pages(size_t n)
