@@ -268,22 +268,37 @@ out:
     return r;
 }
 
+/* All n bytes that are held, in one piece of an armed socket's ring: it goes home. s locked. */
+static inline bool take_only(struct pbs_sock *s, void *buf, size_t n)
+{
+    struct pbs_piece *piece = s->armed ? pbs_sock_take_only(s, buf, n) : NULL;
+
+    if (pbs_unlikely(!piece))
+        return false;
+    pbs_ring_home(s, piece);
+    return true;
+}
+
 /*
- * The way of nearly every call: bytes are held, more than are asked for. 0: it is not that easy.
- * One buffer, no flag that matters; s is this thread's.
+ * The way of nearly every call: bytes are held, more than are asked for, or all that there is in one
+ * piece. 0: it is not that easy. One buffer, no flag that matters; s is this thread's.
  */
 static inline ssize_t hit(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst)
 {
-    size_t n = dst->left;
-    bool ok = false;
+    size_t n = dst->left, held = atomic_load_explicit(&s->held, memory_order_relaxed);
+    void *buf = dst->iov->iov_base;
+    bool all = held <= n, ok = false;
 
-    if (pbs_unlikely(dst->n != 1 || s->held <= n ||
-                     !pbs_user_writable(self, dst->iov->iov_base, n)))
+    if (pbs_unlikely(dst->n != 1 || !held || (held < n && !dry(self, s))))
+        return 0;
+    if (all)
+        n = held;
+    if (pbs_unlikely(!pbs_user_writable(self, buf, n)))
         return 0;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
     if (pbs_likely(pbs_fdtab_is(fd, &s->file)))
-        ok = pbs_sock_take_front(s, dst->iov->iov_base, n);
+        ok = all ? take_only(s, buf, n) : pbs_sock_take_front(s, buf, n);
     pbs_unlock(&s->file.lock);
     pbs_crit_leave(self);
     if (pbs_unlikely(!ok))

@@ -186,6 +186,21 @@ static inline bool pbs_sock_take_front(struct pbs_sock *s, void *buf, size_t n)
     return true;
 }
 
+/* The next: n > 0 bytes that are all that is held, in one piece. It is off the queue then and the
+ * caller's to send home. NULL: not that case, nothing happened. */
+static inline struct pbs_piece *pbs_sock_take_only(struct pbs_sock *s, void *buf, size_t n)
+{
+    struct pbs_piece *piece = s->pieces;
+
+    if (pbs_unlikely(!piece || piece->len != n || piece->next || s->holds))
+        return NULL;
+    memcpy(buf, piece->data, n);
+    piece->len = 0;
+    s->pieces = NULL;
+    atomic_store_explicit(&s->held, 0, memory_order_relaxed);
+    return piece;
+}
+
 /* The same as pbs_sock_take() without consuming. */
 size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst);
 
