@@ -144,6 +144,8 @@ bool pbs_ring_serve_revokes(struct pbs_ring *r)
     struct pbs_sock *s;
     bool any = false;
 
+    if (!atomic_load(&r->revokes)) /* counted before in_enter is looked at, as the list is */
+        return false;
     while ((s = pop(r))) {
         pbs_lock(&s->file.lock);
         if (s->ring == r && s->armed) {
@@ -163,7 +165,7 @@ bool pbs_ring_serve_revokes(struct pbs_ring *r)
     return any;
 }
 
-void pbs_ring_finish_revokes(struct pbs_ring *r)
+void pbs_ring_finish_slow(struct pbs_ring *r)
 {
     /* A request that was cancelled holds its file until its end has been reaped. */
     for (unsigned i = 0; i < MAX_FINISH; i++) {

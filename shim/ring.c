@@ -132,6 +132,7 @@ static int create(struct pbs_thread *self)
     pbs_lock(&r->lock); /* a revoker with a stale pointer may look in for a moment */
     memset(&r->uring, 0, offsetof(struct pbs_ring, lock));
     r->socks = r->revoked = NULL;
+    memset(r->near, 0, sizeof(r->near));
     atomic_store(&r->revokes, 0);
     atomic_store(&r->orphans, false);
     r->takes_overs = true;
@@ -190,6 +191,16 @@ struct pbs_ring *pbs_ring_get(struct pbs_thread *self)
     return self->ring;
 }
 
+/* r->lock held. */
+static void table_remove(struct pbs_ring *r, struct pbs_sock *s)
+{
+    struct pbs_sock **near = &r->near[s->rid % PBS_RING_NEAR];
+
+    if (*near == s)
+        *near = NULL;
+    HASH_DEL(r->socks, s);
+}
+
 int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
 {
     struct io_uring_sqe *sqe;
@@ -210,7 +221,7 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
         return -EAGAIN;
     }
     if (in_table)
-        HASH_DEL(r->socks, s);
+        table_remove(r, s);
     s->rid = ++r->last_rid;
     s->ring = NULL;
     HASH_ADD(hh, r->socks, rid, sizeof(s->rid), s);
@@ -245,7 +256,7 @@ void pbs_ring_forget(struct pbs_sock *s)
     if (!r || s->armed || s->pieces)
         return;
     pbs_lock(&r->lock);
-    HASH_DEL(r->socks, s);
+    table_remove(r, s);
     pbs_ring_unlist(r, s);
     pbs_unlock(&r->lock);
     s->ring = NULL;
@@ -327,7 +338,7 @@ static void move_out(struct pbs_ring *r, struct pbs_sock *s)
     pbs_sock_hold(s, own);
     pbs_sock_drop(s, own->len, pbs_ring_home, s);
     pbs_lock(&r->lock);
-    HASH_DEL(r->socks, s);
+    table_remove(r, s);
     pbs_ring_unlist(r, s);
     pbs_unlock(&r->lock);
     s->ring = NULL;

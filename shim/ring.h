@@ -30,6 +30,7 @@
 
 #define PBS_RING_SQ 32U
 #define PBS_RING_CQ 128U
+#define PBS_RING_NEAR 256U /* a power of two */
 
 /*
  * A multishot poll on a descriptor that can be read when something happened. It fires once for a
@@ -59,8 +60,9 @@ struct pbs_ring {
     bool kick_armed;
     bool kickable; /* false: the kernel has no FUTEX_WAIT in rings */
 
-    struct pbs_lock lock;   /* guards socks, revoked and overs */
-    struct pbs_sock *socks; /* by rid: armed, or with pieces in our buffers */
+    struct pbs_lock lock;                 /* guards socks, near, revoked and overs */
+    struct pbs_sock *socks;               /* by rid: armed, or with pieces in our buffers */
+    struct pbs_sock *near[PBS_RING_NEAR]; /* those of socks that were found last, by rid's end */
     struct pbs_sock *revoked;
     struct pbs_watch *overs; /* not wanted any more; guarded by lock */
     bool takes_overs;        /* false: the owner is past looking; guarded by lock */
@@ -103,7 +105,10 @@ struct pbs_ring *pbs_ring_get(struct pbs_thread *self);
 int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s);
 
 /* A thread may sleep in this ring: it can be kicked, or there is nobody to do so. */
-bool pbs_ring_can_sleep(const struct pbs_ring *r);
+static inline bool pbs_ring_can_sleep(const struct pbs_ring *r)
+{
+    return r->kickable || __libc_single_threaded;
+}
 
 /* Something waits for an enter: deferred work, overflowed completions, unsubmitted entries, or
  * completions that an interrupted wait has left. Owner only. */
@@ -209,7 +214,13 @@ bool pbs_ring_serve_revokes(struct pbs_ring *r);
 void pbs_ring_unlist(struct pbs_ring *r, struct pbs_sock *s);
 
 /* Enters until the list is empty and the cancelled requests have ended. In a critical section. */
-void pbs_ring_finish_revokes(struct pbs_ring *r);
+void pbs_ring_finish_slow(struct pbs_ring *r);
+
+static inline void pbs_ring_finish_revokes(struct pbs_ring *r)
+{
+    if (pbs_unlikely(r->cancelling || atomic_load(&r->revokes)))
+        pbs_ring_finish_slow(r);
+}
 
 /* Serves this thread's share of pbs_attention. */
 PBS_COLD void pbs_attend_slow(void);

@@ -114,10 +114,15 @@ static void ended(struct pbs_ring *r, struct pbs_sock *s, int res)
 
 static struct pbs_sock *find(struct pbs_ring *r, uint64_t rid)
 {
-    struct pbs_sock *s;
+    struct pbs_sock **near = &r->near[rid % PBS_RING_NEAR], *s;
 
     pbs_lock(&r->lock);
-    HASH_FIND(hh, r->socks, &rid, sizeof(rid), s);
+    s = *near;
+    if (!s || s->rid != rid) {
+        HASH_FIND(hh, r->socks, &rid, sizeof(rid), s);
+        if (s)
+            *near = s;
+    }
     pbs_unlock(&r->lock);
     return s;
 }
@@ -278,7 +283,7 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const
 
     pbs_crit_enter(self);
     todo = announce(r, true);
-    nudged = atomic_exchange(&r->nudged, false);
+    nudged = atomic_load(&r->nudged) && atomic_exchange(&r->nudged, false);
     if (todo && submit_first) {
         submit(r);
         todo = 0;
@@ -360,9 +365,4 @@ void pbs_ring_probe_kick(struct pbs_ring *r)
     arm_kick(r, atomic_load(&r->kick) + 1);
     pbs_ring_enter_now(r);
     pbs_ring_leave(r);
-}
-
-bool pbs_ring_can_sleep(const struct pbs_ring *r)
-{
-    return r->kickable || __libc_single_threaded;
 }
