@@ -90,7 +90,7 @@ bool pbs_ready_seat(struct pbs_thread *self, int fd, short events, struct pbs_se
         !pbs_ring_can_sleep(self->ring))
         return false;
     *seat = (struct pbs_seat){.s = s, .life = s->life, .fd = fd, .events = events};
-    return s->armed && s->state == PBS_ADOPTED && s->ring == self->ring;
+    return s->armed && s->state == PBS_ADOPTED && s->ring == self->ring && s->user == self->id;
 }
 
 static bool any_ready(struct pbs_seat *v, unsigned n)
@@ -136,21 +136,23 @@ static bool bytes_alone(struct pbs_thread *self, const struct pbs_seat *v, unsig
     return all_armed(self, v, n) && !any_gone(v, n);
 }
 
-/*
- * Asks the kernel, once, for those of which the ring might not know: an error from before the arming
- * (pbs_sock.unverified), and, for a caller who does not wait, one that this thread was told to be
- * ready. False: there is something, or it cannot be said.
- */
-static bool verify(struct pbs_thread *self, const struct pbs_seat *v, unsigned n, bool now)
+/* The ring might not know of it: an error from before the arming, and, for a caller who does not wait,
+ * that it is ready, as this thread was told. */
+static bool doubtful(struct pbs_thread *self, const struct pbs_seat *seat, bool now)
+{
+    return seat->s->unverified || (now && !pbs_sock_dry(seat->s, self->ready_epoch));
+}
+
+/* Asks the kernel, once, for those. False: there is something, or it cannot be said. */
+static PBS_COLD bool verify_slow(struct pbs_thread *self, const struct pbs_seat *v, unsigned n,
+                                 bool now)
 {
     struct pollfd p[PBS_SEATS];
     unsigned k = 0;
 
     for (unsigned i = 0; i < n; i++)
-        if (v[i].s->unverified || (now && !pbs_sock_dry(v[i].s, self->ready_epoch)))
+        if (doubtful(self, &v[i], now))
             p[k++] = (struct pollfd){.fd = v[i].fd, .events = POLLIN};
-    if (!k)
-        return true;
     if (pbs_ready_told((int)pbs_sys3(SYS_poll, p, k, 0)))
         return false;
     for (unsigned i = 0; i < n; i++) {
@@ -162,8 +164,16 @@ static bool verify(struct pbs_thread *self, const struct pbs_seat *v, unsigned n
     return true;
 }
 
+static bool verify(struct pbs_thread *self, const struct pbs_seat *v, unsigned n, bool now)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (pbs_unlikely(doubtful(self, &v[i], now)))
+            return verify_slow(self, v, n, now);
+    return true;
+}
+
 /* The kernel's word on all of them, and ours on what the numbers stand for by now. */
-static bool ask(struct pbs_seat *v, unsigned n)
+static PBS_COLD bool ask(struct pbs_seat *v, unsigned n)
 {
     struct pollfd p[PBS_SEATS];
     bool any = false;
@@ -175,6 +185,8 @@ static bool ask(struct pbs_seat *v, unsigned n)
         struct pbs_file *f = pbs_fdtab_find(v[i].fd);
 
         v[i].bits = p[i].revents;
+        if (!gone(&v[i]) && !(p[i].revents & (POLLERR | POLLHUP)))
+            v[i].s->unverified = false; /* no error was there */
         if (f)
             v[i].bits |= pbs_ready_bits(f, v[i].events);
         any |= v[i].bits != 0;

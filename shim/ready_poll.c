@@ -93,6 +93,9 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, struct pbs_span *span, const s
 
     if (!self)
         return false;
+    /* What has a seat is this thread's: to be looked at changes nothing for it. */
+    if (serve_poll(self, fds, n, span, mask, r))
+        return true;
     for (nfds_t i = 0; i < n; i++) {
         struct pbs_file *f = pbs_fdtab_find(fds[i].fd);
 
@@ -100,8 +103,6 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, struct pbs_span *span, const s
             continue;
         pbs_ready_look_at(self, fds[i].fd, f, fds[i].events & (POLLPRI | POLLRDBAND));
     }
-    if (serve_poll(self, fds, n, span, mask, r))
-        return true;
     pbs_crit_enter(self); /* from the look to the mark no handler may drain a socket */
     for (nfds_t i = 0; i < n; i++) {
         struct pbs_file *f = pbs_fdtab_find(fds[i].fd);
