@@ -49,12 +49,21 @@ static PBS_COLD enum sender meet(int fd, struct pbs_file *f, struct pbs_sock **s
     return ERROR;
 }
 
+/* A socket of this thread's, and nothing was left behind. */
+static inline bool is_well(struct pbs_file *f)
+{
+    struct pbs_thread *self = pbs_self;
+    struct pbs_sock *s = (struct pbs_sock *)f;
+
+    return f->kind == PBS_FILE_SOCK && self && s->user == self->id && !s->error;
+}
+
 static inline enum sender before(int fd, struct pbs_sock **sock)
 {
     struct pbs_file *f = pbs_fdtab_find(fd);
 
     pbs_attend();
-    return pbs_likely(!f) ? PLAIN : meet(fd, f, sock);
+    return pbs_likely(!f || is_well(f)) ? PLAIN : meet(fd, f, sock);
 }
 
 /* As the kernel's own: to this thread, SI_USER. */

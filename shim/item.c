@@ -147,10 +147,8 @@ static void forget(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_fi
     }
 }
 
-bool pbs_item_holds(const struct pbs_item *it)
+bool pbs_item_inner_holds(const struct pbs_item *it)
 {
-    if (it->sock)
-        return pbs_sock_holds(it->sock);
     return it->inner && it->inner->life == it->inner_life && pbs_epoll_holds(it->inner);
 }
 

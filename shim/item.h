@@ -90,7 +90,12 @@ void pbs_items_arrived(struct pbs_sock *s);
 bool pbs_items_allow(struct pbs_sock *s, uint64_t id);
 
 /* Its socket, or a member of the instance that it is, holds something. Its set locked. */
-bool pbs_item_holds(const struct pbs_item *it);
+bool pbs_item_inner_holds(const struct pbs_item *it);
+
+static inline bool pbs_item_holds(const struct pbs_item *it)
+{
+    return pbs_likely(it->sock != NULL) ? pbs_sock_holds(it->sock) : pbs_item_inner_holds(it);
+}
 
 /* A member of the set holds something that its events ask for. Not locked; the locks of instances
  * are taken from the outside in, and the kernel allows no circles. */

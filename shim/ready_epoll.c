@@ -124,6 +124,7 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
     struct pbs_thread *self = pbs_self;
     struct pbs_item *it, *last;
     int share = max, n = 0;
+    bool fits;
 
     if (set->our_turn)
         share -= ours < (max + 1) / 2 ? ours : (max + 1) / 2;
@@ -141,22 +142,25 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
         merge(self, set, epfd, ev, n);
     }
     last = set->ready ? set->ready->prev : NULL;
+    fits = ours <= max - n;
     for (it = set->ready; it;) {
         struct pbs_item *next = it == last ? NULL : it->next;
+        uint32_t bits = it->round == set->round ? 0 : pbs_ready_due(it);
 
-        if (it->round != set->round && pbs_ready_due(it)) {
+        if (bits) {
             if (n == max) {
                 set->our_turn = share != 0;
                 break;
             }
             if (!pbs_user_writable(self, &ev[n], sizeof(*ev)))
                 return n ? n : -EFAULT;
-            ev[n].events = item_bits(it);
+            ev[n].events = bits;
             if (!it->masked || (ask && n >= share)) /* else it had nothing else to say */
                 ev[n].events |= other_bits(it);
             ev[n++].data.u64 = it->data;
             reported(set, epfd, it, false);
-            pbs_item_rotate(it); /* to the end: the others first, next time */
+            if (!fits)
+                pbs_item_rotate(it); /* to the end: the others first, next time */
         }
         it = next;
     }

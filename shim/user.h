@@ -54,6 +54,15 @@ static inline uint64_t pbs_user_run(uintptr_t page)
 /* The two entries that a run may be in: two areas that are in use may share their places. */
 #define pbs_user_set(cache, page) (&(cache)[(page) / 16 % (PBS_PROVED / 2) * 2])
 
+/* The page, and with it those that bits stand for in its run, is proved. */
+static inline bool pbs_user_has(const uint64_t *cache, uintptr_t page, uint64_t bits)
+{
+    const uint64_t *e = pbs_user_set(cache, page);
+    uint64_t key = pbs_user_run(page), mask = ~UINT64_C(0xffff) | bits;
+
+    return ((e[0] ^ key) & mask) == bits || ((e[1] ^ key) & mask) == bits;
+}
+
 static inline bool pbs_user_proved(struct pbs_thread *self, const uint64_t *cache, const void *p,
                                    size_t n)
 {
@@ -62,16 +71,13 @@ static inline bool pbs_user_proved(struct pbs_thread *self, const uint64_t *cach
     if (pbs_unlikely(self->proved_epoch !=
                      atomic_load_explicit(&pbs_user_epoch, memory_order_acquire)))
         return false;
+    if (pbs_likely(first == last))
+        return pbs_user_has(cache, first, UINT64_C(1) << first % 16);
     if (pbs_unlikely(first > last)) /* wraps */
         return false;
-    for (; first <= last; first = (first | 15) + 1) {
-        const uint64_t *e = pbs_user_set(cache, first);
-        uint64_t bits = pbs_user_bits(first, last), key = pbs_user_run(first);
-
-        if (((e[0] ^ key) & (~UINT64_C(0xffff) | bits)) != bits &&
-            ((e[1] ^ key) & (~UINT64_C(0xffff) | bits)) != bits)
+    for (; first <= last; first = (first | 15) + 1)
+        if (!pbs_user_has(cache, first, pbs_user_bits(first, last)))
             return false;
-    }
     return true;
 }
 
