@@ -19,16 +19,12 @@ struct pbs_epoll;
 
 struct pbs_item {
     struct pbs_epoll *set;
-    struct pbs_sock *sock;   /* NULL: no socket of ours */
-    struct pbs_epoll *inner; /* it is an epoll instance itself; NULL: no */
-    uint64_t inner_life;     /* of inner, when it was added */
-    int epfd, fd;            /* the numbers it was added by */
-    struct pbs_item_key {
-        struct pbs_file *file; /* sock or inner; NULL: neither */
-        uintptr_t fd;
-    } key; /* as in the kernel: a number may stand for a second file while a dup keeps the first */
-    uint32_t events;
+    struct pbs_sock *sock; /* NULL: no socket of ours */
+    struct pbs_item *sock_next;
+    struct pbs_item *prev, *next; /* in set->ready */
     uint64_t data;
+    uint32_t events;
+    unsigned round;
     bool twin;    /* another member has the same data: an event cannot be told apart */
     bool by_data; /* in set->by_data */
     bool fresh;   /* bytes or an error arrived since it was last reported (edge-triggered) */
@@ -36,9 +32,14 @@ struct pbs_item {
     bool listed;  /* in set->ready */
     bool masked;  /* EPOLLIN is the ring's to tell, and not asked of the kernel (takeover.c) */
     bool poked;   /* the kernel is asked for output, too, to end a sleep in it (takeover.c) */
-    unsigned round;
-    struct pbs_item *sock_next;
-    struct pbs_item *prev, *next; /* in set->ready */
+    /* Down to here it is what every event touches: one cache line. */
+    struct pbs_epoll *inner; /* it is an epoll instance itself; NULL: no */
+    uint64_t inner_life;     /* of inner, when it was added */
+    int epfd, fd;            /* the numbers it was added by */
+    struct pbs_item_key {
+        struct pbs_file *file; /* sock or inner; NULL: neither */
+        uintptr_t fd;
+    } key; /* as in the kernel: a number may stand for a second file while a dup keeps the first */
     UT_hash_handle hh, hd;
 };
 

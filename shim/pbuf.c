@@ -21,12 +21,18 @@ static size_t pages(size_t n)
 /* The table begins with the lists, so that an idle thread touches one page of it. */
 static size_t lists_size(unsigned total)
 {
-    return (total * (sizeof(uint32_t) + sizeof(uint16_t)) + 15) & ~(size_t)15;
+    return (total * (sizeof(uint32_t) + sizeof(uint16_t)) + 63) & ~(size_t)63;
 }
 
 static size_t table_size(unsigned total)
 {
     return pages(lists_size(total) + total * sizeof(struct pbs_piece));
+}
+
+/* Buffers that all began at the same place of a page would have to share a few places of the cache. */
+static unsigned stride_of(unsigned size)
+{
+    return size % 4096 ? size : size + 64;
 }
 
 size_t pbs_pbuf_ring_size(unsigned total)
@@ -42,9 +48,10 @@ static void check(const struct pbs_pbuf *p)
 
 int pbs_pbuf_init(struct pbs_pbuf *p, unsigned total, unsigned size, void *br, int bgid)
 {
-    *p = (struct pbs_pbuf){.total = total, .size = size, .br = br, .bgid = bgid};
+    *p = (struct pbs_pbuf){
+        .total = total, .size = size, .stride = stride_of(size), .br = br, .bgid = bgid};
     p->return_next = pbs_mem_map(table_size(total));
-    p->mem = pbs_mem_map(pages((size_t)total * size));
+    p->mem = pbs_mem_map(pages((size_t)total * p->stride));
     if (!p->return_next || !p->mem) {
         pbs_pbuf_destroy(p);
         return -ENOMEM;
@@ -64,7 +71,7 @@ void pbs_pbuf_destroy(struct pbs_pbuf *p)
     if (p->return_next)
         pbs_mem_unmap(p->return_next, table_size(p->total));
     if (p->mem)
-        pbs_mem_unmap(p->mem, pages((size_t)p->total * p->size));
+        pbs_mem_unmap(p->mem, pages((size_t)p->total * p->stride));
     p->return_next = NULL;
     p->mem = NULL;
 }
@@ -91,7 +98,7 @@ void pbs_pbuf_refill(struct pbs_pbuf *p)
     while (p->lent < p->want && p->nfree) {
         unsigned bid = p->free[--p->nfree];
 
-        io_uring_buf_ring_add(p->br, p->mem + (size_t)bid * p->size, p->size, (unsigned short)bid,
+        io_uring_buf_ring_add(p->br, p->mem + (size_t)bid * p->stride, p->size, (unsigned short)bid,
                               io_uring_buf_ring_mask(p->total), n++);
         p->lent++;
     }
@@ -116,7 +123,7 @@ struct pbs_piece *pbs_pbuf_filled(struct pbs_pbuf *p, unsigned bid, size_t len)
     PBS_ASSERT(bid < p->total && p->lent > 0 && len <= p->size);
     p->lent--;
     p->held++;
-    piece->data = p->mem + (size_t)bid * p->size;
+    piece->data = p->mem + (size_t)bid * p->stride;
     piece->len = len;
     piece->bid = bid;
     check(p);

@@ -17,8 +17,9 @@
 struct io_uring_buf_ring;
 
 struct pbs_pbuf {
-    uint8_t *mem;         /* total * size bytes */
+    uint8_t *mem;         /* total * stride bytes */
     unsigned total, size; /* total is a power of two */
+    unsigned stride;      /* from one buffer to the next */
     unsigned lent, held, nfree;
     unsigned want;           /* how many to lend; grows when the kernel runs out */
     uint16_t *free;          /* stack of bids */

@@ -60,15 +60,15 @@ struct pbs_hold {
     UT_hash_handle hh;
 };
 
-/* A run of held bytes, in arrival order in its socket's queue. */
+/* A run of held bytes, in arrival order in its socket's queue. A cache line is what most of them need. */
 struct pbs_piece {
-    const uint8_t *data;  /* first byte not yet consumed */
-    size_t len;           /* > 0 while queued */
+    const uint8_t *data; /* first byte not yet consumed */
+    size_t len;          /* > 0 while queued */
+    struct pbs_piece *prev, *next;
     uint32_t bid;         /* buffer of the ring's pool; PBS_NO_BID: memory of our own */
     size_t own_size;      /* then: what to unmap, from the piece on */
     struct pbs_hold hold; /* used by the first piece of a buffer that a socket holds */
-    struct pbs_piece *prev, *next;
-};
+} __attribute__((aligned(64)));
 
 struct pbs_ring;
 struct pbs_item;
@@ -85,6 +85,8 @@ struct pbs_sock {
     _Atomic(int) error;       /* consumed by the ring, not yet given; 0 none */
     _Atomic(int64_t) timeout; /* SO_RCVTIMEO in ns, 0 none, known while ADOPTED */
     _Atomic(size_t) held;     /* bytes held, sum of pieces' len */
+    /* Bytes in front of all others, and an error, of which another process may take; NULL: none. */
+    _Atomic(struct pbs_spill *) spill;
     /* Membership in a ring: while armed or while pieces lie in its buffers. */
     _Atomic(struct pbs_ring *) ring;
 
@@ -121,9 +123,6 @@ struct pbs_sock {
 
     struct pbs_piece *pieces;
     struct pbs_hold *holds;
-    /* Bytes in front of all others, and an error, of which another process may take; NULL: none. */
-    _Atomic(struct pbs_spill *) spill;
-    size_t pushed; /* bytes that were pushed into a FILE (fdopen) and may be unread there */
 
     uint64_t rid; /* key in the ring's table; a new one for each arming */
     union {
@@ -131,6 +130,8 @@ struct pbs_sock {
         struct pbs_sock *next_free;   /* of one that is put */
     };
     UT_hash_handle hh; /* in ring->socks; guarded by ring->lock */
+
+    size_t pushed; /* bytes that were pushed into a FILE (fdopen) and may be unread there */
 
     struct pbs_tally tally; /* user thread alone */
 

@@ -45,7 +45,7 @@ static inline unsigned entry(const struct rig *r, uint16_t at)
     const struct io_uring_buf *b = &r->p.br->bufs[at & (r->p.total - 1)];
 
     assert_in_range(b->bid, 0, r->p.total - 1);
-    assert_int_equal(b->addr, (uintptr_t)(r->p.mem + (size_t)b->bid * r->p.size));
+    assert_int_equal(b->addr, (uintptr_t)(r->p.mem + (size_t)b->bid * r->p.stride));
     assert_int_equal(b->len, r->p.size);
     return b->bid;
 }
@@ -87,11 +87,11 @@ static inline struct pbs_piece *fill(struct rig *r, size_t len)
     struct pbs_piece *piece;
 
     assert_int_equal(r->where[bid], LENT);
-    memset(r->p.mem + (size_t)bid * r->p.size, (int)(bid * 7 + 1) & 0xff, len);
+    memset(r->p.mem + (size_t)bid * r->p.stride, (int)(bid * 7 + 1) & 0xff, len);
     piece = pbs_pbuf_filled(&r->p, bid, len);
     assert_int_equal(piece->bid, bid);
     assert_int_equal(piece->len, len);
-    assert_ptr_equal(piece->data, r->p.mem + (size_t)bid * r->p.size);
+    assert_ptr_equal(piece->data, r->p.mem + (size_t)bid * r->p.stride);
     r->where[bid] = HELD;
     check(r);
     return piece;
