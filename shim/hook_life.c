@@ -213,55 +213,18 @@ PBS_EXPORT int dup3(int fd, int to, int flags)
 
 /* ---- streams ---- */
 
-/* Pushes what is held into the stream, last byte first: stdio reads behind our back. */
-static void push_back(struct pbs_thread *self, struct pbs_sock *s, FILE *f)
-{
-    size_t n = pbs_sock_unread(s);
-    uint8_t *bytes = n ? pbs_mem_map(n) : NULL;
-    struct iovec iov = {bytes, n};
-    struct pbs_dst dst = {.iov = &iov, .n = 1, .left = n};
-
-    if (!bytes)
-        return;
-    pbs_crit_enter(self);
-    pbs_lock(&s->file.lock);
-    if (s->spill)
-        pbs_rx_pull(s, SIZE_MAX);
-    pbs_sock_take(s, &dst, pbs_ring_home, s);
-    pbs_ring_forget(s);
-    pbs_unlock(&s->file.lock);
-    pbs_crit_leave(self);
-    for (size_t i = dst.done; i--;)
-        ungetc(bytes[i], f);
-    s->pushed = dst.done;
-    pbs_mem_unmap(bytes, n);
-}
-
+/* What is held the stream is given when it is first read from (hook_stdio.c). */
 PBS_EXPORT FILE *fdopen(int fd, const char *mode)
 {
-    struct pbs_sock *s = sock_of(fd);
-    int saved;
-    FILE *f;
-
-    if (s)
+    if (sock_of(fd))
         pbs_release_fd(fd, PBS_WHY_stdio);
-    f = real.fdopen(fd, mode);
-    if (f && s && pbs_sock_unread(s) && (strchr(mode, 'r') || strchr(mode, '+'))) {
-        saved = errno;
-        push_back(pbs_thread_get(), s, f);
-        errno = saved;
-    }
-    return f;
+    return real.fdopen(fd, mode);
 }
 
 static void close_stream(FILE *f)
 {
-    struct pbs_sock *s = f && pbs_fdtab_size ? sock_of(fileno(f)) : NULL;
     int saved = errno;
 
-    /* Had the stream read a byte of what was pushed into it, it had read all of it from the kernel. */
-    if (s && s->pushed && (size_t)(f->_IO_read_end - f->_IO_read_ptr) != s->pushed)
-        s->pushed = 0;
     if (f && pbs_fdtab_size)
         pbs_close_fd(fileno(f));
     errno = saved;

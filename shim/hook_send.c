@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "hook.h"
 #include "life.h"
@@ -16,6 +17,8 @@
 #include "user.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
+
+#define SPLICE_FLAGS ((unsigned)(SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT))
 
 enum sender { PLAIN, ERROR, GUARDED };
 
@@ -200,16 +203,6 @@ static enum sender before_move(int fd)
     return how == ERROR ? ERROR : PLAIN;
 }
 
-PBS_EXPORT ssize_t sendfile(int to, int from, off_t *off, size_t n)
-{
-    return before_move(to) == ERROR ? -1 : real.sendfile(to, from, off, n);
-}
-
-PBS_EXPORT ssize_t sendfile64(int to, int from, off64_t *off, size_t n)
-{
-    return before_move(to) == ERROR ? -1 : real.sendfile64(to, from, off, n);
-}
-
 PBS_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t off, int flags)
 {
     return off == -1 && before_move(fd) == ERROR ? -1 : real.pwritev2(fd, iov, n, off, flags);
@@ -262,20 +255,57 @@ static ssize_t splice_held(struct pbs_sock *s, int to, size_t n, unsigned flags)
     return r;
 }
 
+/* The kernel would take bytes from a socket to there. */
+static bool is_pipe(int fd)
+{
+    struct stat st;
+
+    return pbs_sys2(SYS_fstat, fd, &st) == 0 && S_ISFIFO(st.st_mode);
+}
+
+/* Before bytes of `from` are moved inside the kernel; fit: the call is one that it would not refuse. */
+static ssize_t before_take(int from, int to, bool fit, size_t n, unsigned flags)
+{
+    struct pbs_file *f = pbs_fdtab_find(from);
+
+    if (!f || f->kind != PBS_FILE_SOCK)
+        return PBS_RX_PASS;
+    pbs_release_fd(from, PBS_WHY_io);
+    return fit && n && is_pipe(to) ? splice_held((struct pbs_sock *)f, to, n, flags) : PBS_RX_PASS;
+}
+
 PBS_EXPORT ssize_t splice(int from, off64_t *offin, int to, off64_t *offout, size_t n,
                           unsigned flags)
 {
-    struct pbs_file *f = pbs_fdtab_find(from);
-    ssize_t r = PBS_RX_PASS;
+    ssize_t r;
 
     if (before_move(to) == ERROR)
         return -1;
-    if (f && f->kind == PBS_FILE_SOCK) {
-        pbs_release_fd(from, PBS_WHY_io);
-        if (!offin && !offout && n)
-            r = splice_held((struct pbs_sock *)f, to, n, flags);
-    }
+    r = before_take(from, to, !offin && !offout && !(flags & ~SPLICE_FLAGS), n, flags);
     return r == PBS_RX_PASS ? real.splice(from, offin, to, offout, n, flags) : pbs_ret(r);
+}
+
+/* From a socket it is a splice, and takes the way of waiting from its flags. */
+static ssize_t before_sendfile(int to, int from, bool fit, size_t n)
+{
+    long flags = pbs_fdtab_miss(from) ? 0 : pbs_sys2(SYS_fcntl, from, F_GETFL);
+
+    return before_take(from, to, fit, n, flags & O_NONBLOCK ? SPLICE_F_NONBLOCK : 0);
+}
+
+PBS_EXPORT ssize_t sendfile(int to, int from, off_t *off, size_t n)
+{
+    ssize_t r;
+
+    if (before_move(to) == ERROR)
+        return -1;
+    r = before_sendfile(to, from, !off, n);
+    return r == PBS_RX_PASS ? real.sendfile(to, from, off, n) : pbs_ret(r);
+}
+
+PBS_EXPORT ssize_t sendfile64(int to, int from, off64_t *off, size_t n)
+{
+    return sendfile(to, from, off, n);
 }
 
 bool pbs_send_by_number(long nr, const long *a, long *r)

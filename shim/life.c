@@ -168,7 +168,7 @@ static void last_close(struct pbs_sock *s, int fd, bool missed)
     /* A sleeper's reference keeps it open, as in the kernel. */
     if (alone && owner && s->call != owner->call)
         end_now(s, fd);
-    else if (alone && (pbs_sock_unread(s) || s->pushed))
+    else if (alone && pbs_sock_unread(s))
         reset_at_close(fd);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
     pbs_rx_unspill(s);

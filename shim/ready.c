@@ -218,6 +218,8 @@ static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsign
         if (self->ring != ring) /* a handler forked, here is its child, and it knows no number */
             return PBS_SERVED_EINTR;
         handled = atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE;
+        if (handled && self->wait_quiet && r != -ETIME)
+            return PBS_SERVED_EINTR;
         if (any_ready(v, n) || (r != -ETIME && !handled))
             continue; /* as in the kernel readiness wins over a signal */
         if (any_gone(v, n) && ask(v, n))

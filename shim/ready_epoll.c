@@ -242,7 +242,11 @@ static bool watched(struct pbs_thread *self, struct pbs_epoll *set, int epfd)
 static int interrupted(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
                        struct epoll_event *ev, int max, int r)
 {
-    int n = pbs_fdtab_is(epfd, &set->file) ? gather(self, set, epfd, ev, max, true, false) : 0;
+    bool quiet = self->wait_quiet && r != -ETIME && self->wait_signal != PBS_SIG_NONE;
+    int n = 0;
+
+    if (!quiet && pbs_fdtab_is(epfd, &set->file))
+        n = gather(self, set, epfd, ev, max, true, false);
 
     return n || r == -ETIME ? n : -EINTR;
 }

@@ -53,6 +53,33 @@
     X(int, fcntl64, (int fd, int cmd, long arg), (fd, cmd, arg), SYS_fcntl)                        \
     X(int, ioctl, (int fd, unsigned long req, long arg), (fd, req, arg), SYS_ioctl)                \
     X(FILE *, fdopen, (int fd, const char *mode), (fd, mode), NONE)                                \
+    X(int, fgetc, (FILE * f), (f), NONE)                                                           \
+    X(int, fgetc_unlocked, (FILE * f), (f), NONE)                                                  \
+    X(int, getc, (FILE * f), (f), NONE)                                                            \
+    X(int, getc_unlocked, (FILE * f), (f), NONE)                                                   \
+    X(int, getchar, (void), (), NONE)                                                              \
+    X(int, getchar_unlocked, (void), (), NONE)                                                     \
+    X(int, getw, (FILE * f), (f), NONE)                                                            \
+    X(int, __uflow, (FILE * f), (f), NONE)                                                         \
+    X(int, __underflow, (FILE * f), (f), NONE)                                                     \
+    X(char *, fgets, (char *s, int n, FILE *f), (s, n, f), NONE)                                   \
+    X(char *, fgets_unlocked, (char *s, int n, FILE *f), (s, n, f), NONE)                          \
+    X(char *, __fgets_chk, (char *s, size_t room, int n, FILE *f), (s, room, n, f), NONE)          \
+    X(char *, __fgets_unlocked_chk, (char *s, size_t room, int n, FILE *f), (s, room, n, f), NONE) \
+    X(char *, gets, (char *s), (s), NONE)                                                          \
+    X(char *, __gets_chk, (char *s, size_t room), (s, room), NONE)                                 \
+    X(size_t, fread, (void *p, size_t size, size_t n, FILE *f), (p, size, n, f), NONE)             \
+    X(size_t, fread_unlocked, (void *p, size_t size, size_t n, FILE *f), (p, size, n, f), NONE)    \
+    X(size_t, __fread_chk, (void *p, size_t room, size_t size, size_t n, FILE *f),                 \
+      (p, room, size, n, f), NONE)                                                                 \
+    X(size_t, __fread_unlocked_chk, (void *p, size_t room, size_t size, size_t n, FILE *f),        \
+      (p, room, size, n, f), NONE)                                                                 \
+    X(ssize_t, getline, (char **line, size_t *n, FILE *f), (line, n, f), NONE)                     \
+    X(ssize_t, getdelim, (char **line, size_t *n, int end, FILE *f), (line, n, end, f), NONE)      \
+    X(int, vfscanf, (FILE * f, const char *fmt, va_list ap), (f, fmt, ap), NONE)                   \
+    X(int, vscanf, (const char *fmt, va_list ap), (fmt, ap), NONE)                                 \
+    X(int, __isoc99_vfscanf, (FILE * f, const char *fmt, va_list ap), (f, fmt, ap), NONE)          \
+    X(int, __isoc99_vscanf, (const char *fmt, va_list ap), (fmt, ap), NONE)                        \
     X(int, fclose, (FILE * f), (f), NONE)                                                          \
     X(FILE *, freopen, (const char *path, const char *mode, FILE *f), (path, mode, f), NONE)       \
     X(FILE *, freopen64, (const char *path, const char *mode, FILE *f), (path, mode, f), NONE)     \
@@ -74,8 +101,6 @@
     X(int, sendmmsg, (int fd, struct mmsghdr *vec, unsigned n, int flags), (fd, vec, n, flags),    \
       SYS_sendmmsg)                                                                                \
     X(ssize_t, sendfile, (int to, int from, off_t *off, size_t n), (to, from, off, n),             \
-      SYS_sendfile)                                                                                \
-    X(ssize_t, sendfile64, (int to, int from, off64_t *off, size_t n), (to, from, off, n),         \
       SYS_sendfile)                                                                                \
     X(ssize_t, splice,                                                                             \
       (int from, off64_t *offin, int to, off64_t *offout, size_t n, unsigned flags),               \

@@ -183,8 +183,8 @@ void pbs_ring_forget(struct pbs_sock *s);
 void pbs_ring_dispose(struct pbs_sock *s);
 
 /* A handler of the program is about to run in the middle of a wait: nobody may have to wait for
- * it. Owner only, from its trampoline or its cancellation. */
-void pbs_ring_interrupt(struct pbs_thread *self);
+ * it. Owner only, from its trampoline or its cancellation. True: nothing had come that a wait could give. */
+bool pbs_ring_interrupt(struct pbs_thread *self);
 
 /* Cancels all requests of the calling thread's ring. */
 void pbs_ring_cancel_all(struct pbs_ring *r, enum pbs_reason why);

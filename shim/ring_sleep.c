@@ -20,17 +20,22 @@ static void uncancel(struct pbs_thread *self)
     __pthread_unregister_cancel(cleanup);
 }
 
-void pbs_ring_interrupt(struct pbs_thread *self)
+bool pbs_ring_interrupt(struct pbs_thread *self)
 {
     struct pbs_ring *r = self->ring;
+    bool quiet;
 
     uncancel(self);
-    if (!r || !atomic_load(&r->in_enter))
-        return;
+    if (!r)
+        return true;
+    quiet = !pbs_ring_pending(r);
+    if (!atomic_load(&r->in_enter))
+        return quiet;
     pbs_crit_enter(self);
     pbs_ring_reap(r);
     pbs_ring_leave(r);
     pbs_crit_leave(self);
+    return quiet;
 }
 
 /* The thread ends here: nobody waits for it any more. */

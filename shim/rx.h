@@ -161,8 +161,8 @@ void pbs_rx_settle(struct pbs_sock *s);
 ssize_t pbs_rx_spilled(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                        long long flags);
 
-/* Shows what is held, there and here. */
-void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst);
+/* Shows what is held, there and here, but for the first `skip` bytes. */
+void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst, size_t skip);
 
 /* Up to n bytes of it become this process's own. False: out of memory. */
 bool pbs_rx_pull(struct pbs_sock *s, size_t n);

@@ -139,7 +139,7 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
     if (flags & MSG_TRUNC)
         pbs_dst_advance(dst, n);
     else
-        pbs_rx_peek_held(s, dst);
+        pbs_rx_peek_held(s, dst, 0);
     dst->left = left - dst->done;
     if (!n)
         err = pbs_sock_take_error(s); /* looking takes it, as in the kernel */

@@ -25,7 +25,7 @@ bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen)
         return false;
     /* Bytes that a call of ours has taken out and not given yet are in front of an older spill's. */
     iov = (struct iovec){data, s->held};
-    pbs_sock_peek(s, &(struct pbs_dst){.iov = &iov, .n = 1, .left = s->held});
+    pbs_sock_peek(s, &(struct pbs_dst){.iov = &iov, .n = 1, .left = s->held}, 0);
     if (old) {
         old = pbs_spill_claim(s->spill, old, &front);
         memcpy(data + s->held, front, old);
@@ -109,14 +109,13 @@ out:
     return r ?: (ssize_t)dst->done;
 }
 
-void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst)
+void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst, size_t skip)
 {
-    struct pbs_spill *e = s->spill;
-    size_t n = pbs_spill_left(e);
+    size_t n = pbs_spill_left(s->spill), gone = skip < n ? skip : n;
 
-    if (n)
-        pbs_dst_fill(dst, pbs_spill_data(e), n < dst->left ? n : dst->left);
-    pbs_sock_peek(s, dst);
+    if (n > gone)
+        pbs_dst_fill(dst, pbs_spill_data(s->spill) + gone, n - gone);
+    pbs_sock_peek(s, dst, skip - gone);
 }
 
 void pbs_rx_settle(struct pbs_sock *s)

@@ -20,11 +20,11 @@ static struct {
 
 static struct pbs_lock lock;       /* of sigaction as a whole: old and new belong together */
 static atomic_bool interrupts[65]; /* siginterrupt(sig, 1) */
-static void (*interrupt_fn)(struct pbs_thread *self);
+static bool (*interrupt_fn)(struct pbs_thread *self);
 
 static void trampoline(int sig, siginfo_t *info, void *context);
 
-void pbs_sig_init(void (*interrupt)(struct pbs_thread *self))
+void pbs_sig_init(bool (*interrupt)(struct pbs_thread *self))
 {
     interrupt_fn = interrupt;
 }
@@ -69,9 +69,12 @@ static unsigned end_wait(struct pbs_thread *self, int sig, ucontext_t *uc)
 {
     greg_t *pc = &uc->uc_mcontext.gregs[REG_RIP];
     struct pbs_sock *s;
+    bool quiet;
 
     *pc = (greg_t)pbs_enter_fix_pc((uintptr_t)*pc);
-    interrupt_fn(self);
+    quiet = interrupt_fn(self);
+    if (self->wait_signal == PBS_SIG_NONE)
+        self->wait_quiet = quiet;
     s = atomic_exchange(&self->waiting, NULL);
     if (s && !atomic_exchange(&self->broken, s))
         atomic_fetch_add(&pbs_attention, 1);
@@ -87,6 +90,7 @@ static void trampoline(int sig, siginfo_t *info, void *context)
     handler_fn *handler;
     unsigned mark;
     int saved = errno;
+    bool quiet;
 
     if (self && self->crit && !is_fault(sig, info)) {
         put_off(self, sig, info, context);
@@ -99,10 +103,13 @@ static void trampoline(int sig, siginfo_t *info, void *context)
         return;
     }
     mark = end_wait(self, sig, context);
+    quiet = self->wait_quiet;
     errno = saved;
     handler(sig, info, context);
-    if (mark != PBS_SIG_NONE) /* a receive of the handler's own may have begun a new count */
+    if (mark != PBS_SIG_NONE) { /* a receive of the handler's own may have begun a new count */
         self->wait_signal = mark;
+        self->wait_quiet = quiet;
+    }
 }
 
 /* No handler may run on this thread meanwhile: put off, or, where that is not to be had, masked. */

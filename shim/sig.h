@@ -18,8 +18,8 @@
 
 #include "thread.h"
 
-/* interrupt: what ends a sleep in the ring (the ring's; sig knows no ring). */
-void pbs_sig_init(void (*interrupt)(struct pbs_thread *self));
+/* interrupt: what ends a sleep in the ring (the ring's; sig knows no ring). True: nothing had come. */
+void pbs_sig_init(bool (*interrupt)(struct pbs_thread *self));
 
 int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old);
 

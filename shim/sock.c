@@ -26,6 +26,7 @@ struct pbs_sock *pbs_sock_get(void)
     s->error = 0;
     s->timeout = 0;
     s->held = 0;
+    s->spill = NULL;
     s->ring = NULL;
     s->dry_epoch = 0;
     s->user = 0;
@@ -163,15 +164,19 @@ size_t pbs_sock_take(struct pbs_sock *s, struct pbs_dst *dst, pbs_home_fn *home,
     return done;
 }
 
-size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst)
+size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst, size_t skip)
 {
     struct pbs_piece *piece;
     size_t done = 0;
 
     DL_FOREACH(s->pieces, piece) {
+        size_t gone = skip < piece->len ? skip : piece->len;
+
         if (!dst->left)
             break;
-        done += pbs_dst_fill(dst, piece->data, piece->len);
+        skip -= gone;
+        if (piece->len > gone)
+            done += pbs_dst_fill(dst, piece->data + gone, piece->len - gone);
     }
     return done;
 }

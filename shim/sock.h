@@ -131,8 +131,6 @@ struct pbs_sock {
     };
     UT_hash_handle hh; /* in ring->socks; guarded by ring->lock */
 
-    size_t pushed; /* bytes that were pushed into a FILE (fdopen) and may be unread there */
-
     struct pbs_tally tally; /* user thread alone */
 
     struct pbs_item *items; /* memberships in epoll instances */
@@ -202,8 +200,8 @@ static inline struct pbs_piece *pbs_sock_take_only(struct pbs_sock *s, void *buf
     return piece;
 }
 
-/* The same as pbs_sock_take() without consuming. */
-size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst);
+/* The same as pbs_sock_take() without consuming; not the first `skip` bytes. */
+size_t pbs_sock_peek(const struct pbs_sock *s, struct pbs_dst *dst, size_t skip);
 
 /* Consumes up to n held bytes without copying. Returns the count. */
 size_t pbs_sock_drop(struct pbs_sock *s, size_t n, pbs_home_fn *home, void *ctx);

@@ -56,6 +56,8 @@ struct pbs_thread {
     atomic_bool polling;
     _Atomic(struct pbs_sock *) broken; /* a wait that a handler ended: look after its request */
     atomic_uint wait_signal;           /* enum pbs_wait_signal, since the start of the wait */
+    /* Nothing had come when the first of them ran: what has come since is the next call's. */
+    bool wait_quiet;
     /* The wait has made pthread_cancel act at once, and registered this clean-up for it. */
     __pthread_unwind_buf_t *cleanup;
 

@@ -2,6 +2,7 @@
  * A program with an io_uring of its own, made and entered by syscall(): its receives on a
  * connection give what arrived first first, and mix with recv() in one stream.
  */
+/* ring: none: the library leaves a program alone that has a ring of its own */
 #include <linux/io_uring.h>
 #include <string.h>
 #include <sys/mman.h>

@@ -188,7 +188,7 @@ static inline void peek(struct rig *r, struct into *to, size_t len, uint64_t *rn
     size_t n = least(len, r->n);
 
     cut(to, len, rng);
-    assert_int_equal(pbs_sock_peek(r->s, &to->dst), n);
+    assert_int_equal(pbs_sock_peek(r->s, &to->dst, 0), n);
     check_into(r, to, n, len);
 }
 
