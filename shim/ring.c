@@ -90,6 +90,11 @@ static size_t queue_size(void)
     return ((cq + page) & ~page) + ((PBS_RING_SQ * sizeof(struct io_uring_sqe) + page) & ~page);
 }
 
+/* Since Linux 6.15; liburing 2.9 does not know them. A thread that sleeps for a request would be counted
+ * as one that waits for a disk, and the processor that it sleeps on as not idle (iowait). */
+#define FEAT_NO_IOWAIT (1U << 17)
+#define ENTER_NO_IOWAIT (1U << 7)
+
 /* The one ring configuration (docs/design.md, "The ring"). 0 or -errno. */
 static int setup(struct pbs_ring *r)
 {
@@ -105,6 +110,7 @@ static int setup(struct pbs_ring *r)
 
     if (err < 0)
         return err;
+    r->sleep_flags = r->uring.features & FEAT_NO_IOWAIT ? ENTER_NO_IOWAIT : 0;
     /* From here on the kernel's side stays until the thread ends, whatever fails. */
     err = pbs_bgids_init(&r->bgids, PBS_BGIDS);
     if (err)

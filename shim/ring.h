@@ -58,7 +58,8 @@ struct pbs_ring {
     bool cancelling; /* revoked requests were cancelled and may not have ended yet */
     struct pbs_watch *watches;
     bool kick_armed;
-    bool kickable; /* false: the kernel has no FUTEX_WAIT in rings */
+    bool kickable;        /* false: the kernel has no FUTEX_WAIT in rings */
+    unsigned sleep_flags; /* of an enter that sleeps, beside the usual ones */
 
     struct pbs_lock lock;                 /* guards socks, near, revoked and overs */
     struct pbs_sock *socks;               /* by rid: armed, or with pieces in our buffers */

@@ -304,7 +304,7 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const
         pbs_crit_leave(self);
         ret = pbs_sleep_call(self, SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 1,
                              IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING |
-                                 (ext ? IORING_ENTER_EXT_ARG : 0),
+                                 (ext ? IORING_ENTER_EXT_ARG : 0) | r->sleep_flags,
                              ext ? (long)&arg : 0, ext ? sizeof(arg) : 0);
         pbs_crit_enter(self);
         pbs_count(self, kernel_entries);
