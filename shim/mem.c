@@ -5,6 +5,13 @@
 
 #include "base.h"
 
+/* Where another stack was, mapped and unmapped behind its back, AddressSanitizer still forbids most. */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(p, size) ((void)(p), (void)(size))
+#endif
+
 #define CLASSES 10      /* 64 << 0 to 64 << 9 = LARGEST */
 #define LARGEST 32768UL /* beyond, each piece is a mapping of its own */
 #define CHUNK 0x40000UL /* what is asked of the kernel at a time */
@@ -49,7 +56,10 @@ void *pbs_mem_map(size_t size)
     long p = pbs_sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
                       -1, 0);
 
-    return p < 0 && p > -4096 ? NULL : (void *)p;
+    if (p < 0 && p > -4096)
+        return NULL;
+    ASAN_UNPOISON_MEMORY_REGION((void *)p, size);
+    return (void *)p;
 }
 
 void pbs_mem_unmap(void *p, size_t size)
