@@ -116,7 +116,7 @@ static void worker(int n)
         if (seed > o.to || count->failures >= o.max_failures)
             break;
         o.setup.noring_errno = seed % 2 ? EPERM : ENOSYS;
-        fz_generate(seed, o.only, o.without, &s);
+        fz_generate(seed, &o.choice, &s);
         snprintf(name, sizeof(name), "seed-%s-%llu", fz_leg_name[o.setup.leg],
                  (unsigned long long)seed);
         for (int i = 0; i < o.repeat; i++)
@@ -232,7 +232,7 @@ static int print_script(uint64_t seed)
 {
     struct fz_script s = {.n = 0};
 
-    fz_generate(seed, o.only, o.without, &s);
+    fz_generate(seed, &o.choice, &s);
     fz_script_print(&s, stdout);
     fz_script_free(&s);
     return 0;

@@ -17,6 +17,10 @@ struct fz_call {
 };
 
 extern struct fz_shared *fz_sh;
+/* which process this is: 0 the runner, 1 + k child k; and the numbers that it has open */
+extern int fz_proc;
+#define fz_fds (fz_sh->fd[fz_proc])
+#define fz_eps (fz_sh->ep[fz_proc])
 
 /* sets ret and text to "-> N" or "-> -1 ENAME"; err is errno as the call left it */
 void fz_result(struct fz_slot *s, long ret, int err);
@@ -41,8 +45,14 @@ bool fz_exec_life(struct fz_slot *s, const struct fz_op *op);
 bool fz_exec_opt(struct fz_slot *s, const struct fz_op *op);
 /* exec_task.c: threads, signals, children */
 bool fz_exec_task(struct fz_slot *s, const struct fz_op *op);
-/* serves slot n until it is told to end */
-void fz_serve(int n);
+/* exec_proc.c: exec, other programs, descriptors passed on */
+bool fz_exec_proc(struct fz_slot *s, const struct fz_op *op);
+/* what a new image of this program was executed for; true if it was to serve */
+bool fz_proc_resume(int argc, char **argv, int *slot);
+/* a kid's copy of what its parent has open */
+void fz_proc_inherit(int parent, int kid);
+/* serves slot n until it is told to end; state is what it is in at first */
+void fz_serve(int n, uint32_t state);
 void fz_task_init(void);
 
 #endif

@@ -97,7 +97,7 @@ static void do_dup(struct fz_slot *s, const struct fz_op *op)
 {
     const char *kind = fz_str(op, "kind", "dup");
     int var = fz_ref(fz_word(op, 0), 'f', FZ_FDS), conn, old = fz_fd_of(op, 1, &conn), fd;
-    int over = var < 0 ? -1 : fz_sh->fd[var].num;
+    int over = var < 0 ? -1 : fz_fds[var].num;
 
     if (!strcmp(kind, "dup2"))
         fd = dup2(old, over);

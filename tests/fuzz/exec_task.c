@@ -5,8 +5,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,7 +20,6 @@ struct action {
 
 static struct action actions[2];
 static pthread_t threads[FZ_THREADS];
-static pid_t kids[FZ_KIDS];
 
 extern __thread int fz_sigpipes;
 __thread int fz_sigpipes;
@@ -87,8 +86,8 @@ static void do_sigact(struct fz_slot *s, const struct fz_op *op)
         memcpy(name, act + 5, strcspn(act + 5, ":") < 7 ? strcspn(act + 5, ":") : 7);
         var = fz_ref(name, 'f', FZ_FDS);
         a->what = RECV;
-        a->fd = var < 0 ? -1 : fz_sh->fd[var].num;
-        a->conn = var < 0 ? -1 : fz_sh->fd[var].conn;
+        a->fd = var < 0 ? -1 : fz_fds[var].num;
+        a->conn = var < 0 ? -1 : fz_fds[var].conn;
         a->len = atoi(strrchr(act, ':') + 1) % 512;
     }
     sa.sa_flags = fz_num(op, "restart", 1) ? SA_RESTART : 0;
@@ -100,7 +99,7 @@ static void do_sigact(struct fz_slot *s, const struct fz_op *op)
 
 static void *thread_main(void *arg)
 {
-    fz_serve((int)(long)arg);
+    fz_serve((int)(long)arg, FZ_IDLE);
     return NULL;
 }
 
@@ -141,38 +140,56 @@ static void do_cancel(struct fz_slot *s, const struct fz_op *op)
     fz_result(s, ret, ret);
 }
 
+static pid_t make_kid(const char *how)
+{
+    if (!strcmp(how, "_Fork"))
+        return _Fork();
+    if (!strcmp(how, "number"))
+        return (pid_t)syscall(SYS_fork);
+    if (!strcmp(how, "clone"))
+        return (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    return fork();
+}
+
+/* fork kN how=fork|_Fork|number|clone */
 static void do_fork(struct fz_slot *s, const struct fz_op *op)
 {
     int k = fz_ref(fz_word(op, 0), 'k', FZ_KIDS);
     struct fz_slot *kid;
+    pid_t pid;
 
     if (k < 0 || fz_sh->slot[FZ_THREADS + k].state != FZ_ABSENT)
         return;
     kid = &fz_sh->slot[FZ_THREADS + k];
-    kids[k] = fork();
-    if (kids[k] == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    fz_proc_inherit(fz_proc, 1 + k);
+    pid = make_kid(fz_str(op, "how", "fork"));
+    if (pid == 0) {
+        fz_proc = 1 + k;
         fz_back = NULL;
-        fz_serve(FZ_THREADS + k);
+        fz_serve(FZ_THREADS + k, FZ_IDLE);
         _exit(0);
     }
-    while (kids[k] > 0 && kid->state == FZ_ABSENT)
+    fz_sh->kid_pid[k] = pid;
+    fz_sh->kid_of[k] = fz_proc;
+    while (pid > 0 && kid->state == FZ_ABSENT)
         fz_futex_wait(&kid->state, FZ_ABSENT, -1);
-    fz_result(s, kids[k] < 0 ? -1 : 0, errno);
+    fz_result(s, pid < 0 ? -1 : 0, errno);
 }
 
 static void do_kwait(struct fz_slot *s, const struct fz_op *op)
 {
     int k = fz_ref(fz_word(op, 0), 'k', FZ_KIDS), status = -1, ret;
+    pid_t pid = k < 0 ? 0 : fz_sh->kid_pid[k];
 
-    if (k < 0 || kids[k] <= 0)
+    /* one that nobody has told to end is not waited for */
+    if (pid <= 0 || fz_sh->kid_of[k] != fz_proc || fz_sh->slot[FZ_THREADS + k].state != FZ_GONE)
         return;
     do
-        ret = waitpid(kids[k], &status, 0);
+        ret = waitpid(pid, &status, 0);
     while (ret < 0 && errno == EINTR);
-    fz_result(s, ret == kids[k] ? 0 : -1, errno);
+    fz_result(s, ret == pid ? 0 : -1, errno);
     fz_text(s, " status=%#x", status);
-    kids[k] = 0;
+    fz_sh->kid_pid[k] = 0;
     fz_sh->slot[FZ_THREADS + k].state = FZ_ABSENT;
 }
 

@@ -31,7 +31,7 @@ static void read_set(struct set *set, const struct fz_op *op)
         memcpy(name, at, (size_t)(colon - at) < 7 ? (size_t)(colon - at) : 7);
         var = fz_ref(name, 'f', FZ_FDS);
         set->var[set->n] = var;
-        set->p[set->n].fd = var < 0 ? -1 : fz_sh->fd[var].num;
+        set->p[set->n].fd = var < 0 ? -1 : fz_fds[var].num;
         set->p[set->n].revents = 0x7fff;
         set->p[set->n++].events = *colon == ':' ? (short)fz_flags(colon + 1, fz_poll_bits) : POLLIN;
         at += strcspn(at, ",");
@@ -115,7 +115,7 @@ static void do_epctl(struct fz_slot *s, const struct fz_op *op)
     int ret;
 
     ev.data.u64 = 0xabcdef0000000000u | (unsigned)fz_num(op, "key", 0);
-    ret = epoll_ctl(e < 0 ? -1 : fz_sh->ep[e], (int)fz_flags(fz_word(op, 1), what),
+    ret = epoll_ctl(e < 0 ? -1 : fz_eps[e], (int)fz_flags(fz_word(op, 1), what),
                     fz_fd_of(op, 2, &conn), &ev);
     fz_result(s, ret, errno);
 }
@@ -126,9 +126,9 @@ static void do_epnest(struct fz_slot *s, const struct fz_op *op)
     int e = fz_ref(fz_word(op, 0), 'e', FZ_EPOLLS), in = fz_ref(fz_word(op, 2), 'e', FZ_EPOLLS);
     struct epoll_event ev = {.events = EPOLLIN,
                              .data.u64 = 0xabcdef0000000000u | (unsigned)fz_num(op, "key", 0)};
-    int ret = epoll_ctl(e < 0 ? -1 : fz_sh->ep[e],
+    int ret = epoll_ctl(e < 0 ? -1 : fz_eps[e],
                         strcmp(fz_word(op, 1), "DEL") ? EPOLL_CTL_ADD : EPOLL_CTL_DEL,
-                        in < 0 ? -1 : fz_sh->ep[in], &ev);
+                        in < 0 ? -1 : fz_eps[in], &ev);
 
     fz_result(s, ret, errno);
 }
@@ -136,11 +136,11 @@ static void do_epnest(struct fz_slot *s, const struct fz_op *op)
 static void do_epdup(struct fz_slot *s, const struct fz_op *op)
 {
     int e = fz_ref(fz_word(op, 0), 'e', FZ_EPOLLS), of = fz_ref(fz_word(op, 1), 'e', FZ_EPOLLS);
-    int ret = dup(of < 0 ? -1 : fz_sh->ep[of]);
+    int ret = dup(of < 0 ? -1 : fz_eps[of]);
 
     fz_result(s, ret, errno);
     if (e >= 0)
-        fz_sh->ep[e] = ret;
+        fz_eps[e] = ret;
 }
 
 static int by_key(const void *a, const void *b)
@@ -178,7 +178,7 @@ static void do_epwait(struct fz_slot *s, const struct fz_op *op)
     struct epoll_event ev[FZ_EVENTS];
     struct timespec ts;
 
-    e = e < 0 ? -1 : fz_sh->ep[e];
+    e = e < 0 ? -1 : fz_eps[e];
     if (max > FZ_EVENTS)
         max = FZ_EVENTS;
     for (long i = 0; i < rounds; i++) {
@@ -210,14 +210,14 @@ bool fz_exec_wait(struct fz_slot *s, const struct fz_op *op)
         ep = epoll_create1(fz_num(op, "cloexec", 0) ? EPOLL_CLOEXEC : 0);
         fz_result(s, ep, errno);
         if (e >= 0)
-            fz_sh->ep[e] = ep;
+            fz_eps[e] = ep;
     } else if (!strcmp(op->verb, "epclose")) {
         int e = fz_ref(fz_word(op, 0), 'e', FZ_EPOLLS);
-        int ret = close(e < 0 ? -1 : fz_sh->ep[e]);
+        int ret = close(e < 0 ? -1 : fz_eps[e]);
 
         fz_result(s, ret, errno);
         if (e >= 0)
-            fz_sh->ep[e] = -1;
+            fz_eps[e] = -1;
     } else if (!strcmp(op->verb, "epnest"))
         do_epnest(s, op);
     else if (!strcmp(op->verb, "epdup"))

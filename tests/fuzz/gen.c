@@ -58,6 +58,15 @@ int fz_fds_open(const struct fz_gen *g, int c)
     return n;
 }
 
+int fz_holders(const struct fz_gen *g, int c)
+{
+    int n = fz_fds_open(g, c);
+
+    for (int i = 0; i < g->nfd; i++)
+        n += g->fd[i].conn == c && g->fd[i].kid;
+    return n;
+}
+
 int fz_fd_for(struct fz_gen *g, int c)
 {
     int n = fz_fds_open(g, c), pick = n ? (int)fz_rand(g, (uint64_t)n) : -1;
@@ -131,7 +140,7 @@ bool fz_peer_sends(struct fz_gen *g, int c, long len)
 {
     struct fz_mconn *m = &g->conn[c];
 
-    if (!m->peer || m->fin || m->rst || m->shutwr || !fz_fds_open(g, c) || m->unread + len > 110000)
+    if (!m->peer || m->fin || m->rst || m->shutwr || !fz_holders(g, c) || m->unread + len > 110000)
         return false;
     EMIT(g, "p send c%d len=%ld", c, len);
     m->unread += len;
@@ -176,7 +185,7 @@ static void epilogue(struct fz_gen *g)
     }
 }
 
-void fz_generate(uint64_t seed, uint64_t only, uint64_t without, struct fz_script *out)
+void fz_generate(uint64_t seed, const struct fz_choice *choice, struct fz_script *out)
 {
     struct fz_gen gen, *g = &gen;
     int total = 0, steps;
@@ -186,9 +195,9 @@ void fz_generate(uint64_t seed, uint64_t only, uint64_t without, struct fz_scrip
     g->out = out;
     out->n = 0;
     for (int i = 0; i < FZ_CAT_COUNT; i++)
-        if (only ? only >> i & 1 : fz_chance(g, 55))
+        if (choice->only ? choice->only >> i & 1 : i < FZ_CAT_BY_NAME && fz_chance(g, 55))
             g->cats |= 1ull << i;
-    g->cats &= ~without;
+    g->cats = (g->cats | choice->with) & ~choice->without;
     g->thread[0] = true;
     g->threads = 2 + (int)fz_rand(g, 2);
     g->style = (int)fz_rand(g, 3);

@@ -16,7 +16,8 @@
     X(closerange) X(shutdown) X(fin) X(rst) X(timeo) X(nonblock) X(fionread)    \
     X(soerror) X(lowat) X(oob) X(oobinline) X(send) X(threads) X(block)         \
     X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler) X(fork)     \
-    X(texit) X(cancel) X(client) X(ipv6) X(errors) X(loop)
+    X(texit) X(cancel) X(client) X(ipv6) X(errors) X(loop)                      \
+    X(proc) X(procep)
 /* clang-format on */
 
 enum fz_category {
@@ -26,12 +27,20 @@ enum fz_category {
         FZ_CAT_COUNT
 };
 
+/* From here on only what is asked for by name: no seed draws on it by itself. */
+#define FZ_CAT_BY_NAME FZ_CAT_proc
+
 /* a,b,c to a mask; 0 if a name is unknown, which is then printed */
 uint64_t fz_categories(const char *list);
 void fz_categories_print(FILE *out);
 
-/* only: these always, and nothing else (0: a random choice for each seed); never those in without */
-void fz_generate(uint64_t seed, uint64_t only, uint64_t without, struct fz_script *out);
+struct fz_choice {
+    uint64_t only;    /* these always, and nothing else; 0: a random choice for each seed */
+    uint64_t with;    /* these always, too */
+    uint64_t without; /* never these */
+};
+
+void fz_generate(uint64_t seed, const struct fz_choice *choice, struct fz_script *out);
 
 /* gen_model.c and gen_acts.c share what follows */
 struct fz_mconn {
@@ -47,16 +56,20 @@ struct fz_gen {
     struct {
         int conn;
         int was; /* 1 + the connection it stood for before a dup2, or 0 */
-        bool open;
+        bool open, cloexec;
+        int kid; /* bit k: child k has it open */
     } fd[FZ_FDS];
     struct {
         bool open;
         uint32_t in, any, ever; /* descriptors watched for input; registered now; at any time */
         bool twin, nested;      /* goes by a second name; is a member of another */
+        bool cloexec;
     } ep[FZ_EPOLLS];
     int nconn, nfd, nep, nlisten, listen_family[FZ_LISTENERS];
     bool thread[FZ_THREADS];
     int threads, style, timed, forks;
+    bool kid[FZ_KIDS]; /* is alive */
+    bool way;
 };
 
 #define HAS(g, name) ((g)->cats >> FZ_CAT_##name & 1)
@@ -68,6 +81,8 @@ bool fz_chance(struct fz_gen *g, int percent);
 /* an open descriptor of this connection, or -1 */
 int fz_fd_for(struct fz_gen *g, int c);
 int fz_fds_open(const struct fz_gen *g, int c);
+/* the same in all processes */
+int fz_holders(const struct fz_gen *g, int c);
 /* a connection with an open descriptor, or -1 */
 int fz_any_conn(struct fz_gen *g);
 /* which thread is to do something with c; makes it if it is not there */
@@ -100,6 +115,8 @@ static inline int fz_key(int e, int f)
     return e * FZ_FDS + f;
 }
 
+/* gen_proc.c */
+bool fz_act_proc(struct fz_gen *g);
 /* gen_loop.c */
 bool fz_act_loop(struct fz_gen *g);
 /* gen_acts.c */

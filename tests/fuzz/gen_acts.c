@@ -25,10 +25,11 @@ bool fz_act_connect(struct fz_gen *g)
         }
         EMIT(g, "p connect c%d l%d", c, l);
         m->nonblock = HAS(g, nonblock) && fz_chance(g, 15);
-        if (fz_chance(g, 50) || m->nonblock)
+        if (fz_chance(g, 50) || m->nonblock) {
+            g->fd[f].cloexec = fz_chance(g, 50);
             EMIT(g, "t0 accept f%d l%d c%d kind=accept4 nonblock=%d cloexec=%d", f, l, c,
-                 m->nonblock, fz_chance(g, 50));
-        else
+                 m->nonblock, g->fd[f].cloexec);
+        } else
             EMIT(g, "t0 accept f%d l%d c%d", f, l, c);
     }
     m->up = m->peer = true;
@@ -231,7 +232,8 @@ static bool act_epoll(struct fz_gen *g)
         return false;
     t = fz_thread_for(g, g->fd[0].conn);
     if (!g->ep[e].open) {
-        EMIT(g, "t%d epcreate e%d cloexec=%d", t, e, fz_chance(g, 50));
+        g->ep[e].cloexec = fz_chance(g, 50);
+        EMIT(g, "t%d epcreate e%d cloexec=%d", t, e, g->ep[e].cloexec);
         g->ep[e].open = true;
         for (int i = 0; i < 3; i++)
             epoll_change(g, e, t);
@@ -273,12 +275,14 @@ static bool act_dup(struct fz_gen *g)
         }
         g->fd[over].was = g->fd[over].conn + 1;
         g->fd[over].conn = c;
+        g->fd[over].cloexec = kind == 4;
         return true;
     }
     EMIT(g, "t%d dup f%d f%d kind=%s min=%d", fz_thread_for(g, c), n, f, kinds[kind],
          fz_chance(g, 50) ? 20 : 0);
     g->fd[n].conn = c;
     g->fd[n].open = true;
+    g->fd[n].cloexec = kind == 2;
     g->nfd++;
     return true;
 }
@@ -388,5 +392,6 @@ const struct fz_act fz_acts[] = {
     {fz_act_texit, FZ_CAT_texit, 1},
     {fz_act_errors, FZ_CAT_errors, 2},
     {fz_act_loop, FZ_CAT_loop, 12},
+    {fz_act_proc, FZ_CAT_proc, 12},
     {NULL, 0, 0},
 };

@@ -316,7 +316,7 @@ bool fz_act_fork(struct fz_gen *g)
     int c = fz_any_conn(g), k = g->forks, t;
     struct fz_rx rx;
 
-    if (c < 0 || k >= 1 || g->nconn == 0)
+    if (c < 0 || k >= 1 || g->nconn == 0 || g->kid[k])
         return false;
     for (int i = 0; i < g->nconn; i++)
         if (g->conn[i].unread || g->conn[i].odd)

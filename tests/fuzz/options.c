@@ -15,6 +15,7 @@ static const char usage[] =
     "  --regress DIR       every DIR/*.script\n"
     "  --gen SEED          print a seed's script\n"
     "  --only a,b          of the categories only these; --without a,b: never these\n"
+    "  --with a,b          these in every script, also those that no seed draws on (proc, procep)\n"
     "  --categories        list them\n"
     "  --jobs N            workers (2)          --repeat N   runs of each script (1)\n"
     "  --keep DIR          where shrunk scripts of failures go\n"
@@ -72,6 +73,7 @@ void fz_options_read(struct fz_options *o, int argc, char **argv)
                                           {"gen", 1, 0, 'g'},
                                           {"only", 1, 0, 'o'},
                                           {"without", 1, 0, 'w'},
+                                          {"with", 1, 0, 'W'},
                                           {"categories", 0, 0, 'c'},
                                           {"repeat", 1, 0, 'r'},
                                           {"regress", 1, 0, 'd'},
@@ -125,10 +127,13 @@ void fz_options_read(struct fz_options *o, int argc, char **argv)
             o->gen = strtoull(optarg, NULL, 10);
             break;
         case 'o':
-            o->only = categories(optarg);
+            o->choice.only = categories(optarg);
             break;
         case 'w':
-            o->without = categories(optarg);
+            o->choice.without = categories(optarg);
+            break;
+        case 'W':
+            o->choice.with = categories(optarg);
             break;
         case 'c':
             fz_categories_print(stdout);

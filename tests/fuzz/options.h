@@ -2,6 +2,7 @@
 #ifndef FZ_OPTIONS_H
 #define FZ_OPTIONS_H
 
+#include "gen.h"
 #include "run.h"
 
 #define FZ_MAX_JOBS 16
@@ -9,7 +10,8 @@
 
 struct fz_options {
     struct fz_setup setup;
-    uint64_t from, to, only, without, gen;
+    uint64_t from, to, gen;
+    struct fz_choice choice;
     const char *keep, *script, *regress;
     int jobs, max_failures, shrink_time, repeat, expect;
     bool guard, verbose, strict;

@@ -25,15 +25,34 @@
 #define STATE_FIN_WAIT1 4
 #define STATE_CLOSE 7
 
+/* A process that is no more has nothing open, whatever its table says. */
+static int number_in(struct fz_run *r, int proc, const struct fz_fd *f, int c)
+{
+    int pidfd = r->pidfd, fd;
+
+    if (!f->open || f->conn != c || f->num < 0)
+        return -1;
+    if (proc) {
+        const struct fz_slot *kid = &r->sh->slot[FZ_THREADS + proc - 1];
+
+        if (kid->state == FZ_ABSENT || kid->state == FZ_GONE)
+            return -1;
+        pidfd = (int)syscall(SYS_pidfd_open, kid->tid, 0);
+    }
+    fd = (int)syscall(SYS_pidfd_getfd, pidfd, f->num, 0);
+    if (proc && pidfd >= 0)
+        close(pidfd);
+    return fd;
+}
+
 static int runner_socket(struct fz_run *r, int c)
 {
-    for (int i = 0; i < FZ_FDS; i++) {
-        struct fz_fd *f = &r->sh->fd[i];
+    int fd = -1;
 
-        if (f->open && f->conn == c && f->num >= 0)
-            return (int)syscall(SYS_pidfd_getfd, r->pidfd, f->num, 0);
-    }
-    return -1;
+    for (int proc = 0; proc < FZ_PROCS && fd < 0; proc++)
+        for (int i = 0; i < FZ_FDS && fd < 0; i++)
+            fd = number_in(r, proc, &r->sh->fd[proc][i], c);
+    return fd;
 }
 
 static bool arrived(int fd, const struct fz_peer *p)

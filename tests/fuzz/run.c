@@ -180,7 +180,7 @@ static void note_epctl(struct fz_run *r, const struct fz_op *op)
 
     if (key < 0 || key > 63 || var < 0)
         return;
-    r->key_conn[key] = r->sh->fd[var].conn;
+    r->key_conn[key] = r->sh->fd[op->actor == 'k' ? 1 + op->idx : 0][var].conn;
     r->et_keys &= ~(1ull << key);
     if (ev & 1u << 31)
         r->et_keys |= 1ull << key;
@@ -259,6 +259,24 @@ static void do_stop(struct fz_run *r, bool stop)
         look_again(r, i);
 }
 
+/* An orphan has ended when it is no more, or only waits for somebody to hear of it. */
+static void do_reap(struct fz_run *r, int slot)
+{
+    struct fz_slot *s = &r->sh->slot[slot];
+    struct timespec gap = {0, 50000};
+
+    if (s->state != FZ_GONE)
+        return;
+    for (int i = 0; !fz_watch_over(s); i++) {
+        if (i > 60000) {
+            give_up(r, "AN ORPHAN DOES NOT END");
+            return;
+        }
+        nanosleep(&gap, NULL);
+    }
+    s->state = FZ_ABSENT;
+}
+
 static void driver_op(struct fz_run *r, const struct fz_op *op)
 {
     int slot = fz_ref(fz_word(op, 0), 't', FZ_THREADS);
@@ -269,6 +287,8 @@ static void driver_op(struct fz_run *r, const struct fz_op *op)
         do_join(r, slot, op->mode == '~');
     else if (!strcmp(op->verb, "sig"))
         do_signal(r, slot, strcmp(fz_word(op, 1), "USR2") ? SIGUSR1 : SIGUSR2);
+    else if (!strcmp(op->verb, "reap") && slot >= FZ_THREADS)
+        do_reap(r, slot);
     else if (!strcmp(op->verb, "stop") || !strcmp(op->verb, "cont"))
         do_stop(r, op->verb[0] == 's');
 }
@@ -291,6 +311,26 @@ static void one_line(struct fz_run *r, const char *line)
         runner_op(r, &op, line);
 }
 
+/* Children that a script has left: they end by themselves, as it does. */
+static void finish_kids(struct fz_run *r)
+{
+    for (int slot = FZ_THREADS; slot < FZ_SLOTS; slot++) {
+        struct fz_slot *s = &r->sh->slot[slot];
+
+        if (s->state == FZ_ABSENT || fz_watch_over(s))
+            continue;
+        if (!r->log->broken && !r->pending[slot] && s->state == FZ_IDLE) {
+            snprintf(s->line, sizeof(s->line), "k%d exit", slot - FZ_THREADS);
+            wake(s);
+            await(r, slot, false, r->setup->hang_ms);
+        }
+        if (s->state == FZ_GONE)
+            do_reap(r, slot);
+        else
+            kill(s->tid, SIGKILL);
+    }
+}
+
 /* Lets the runner end by itself (exit handlers, counters), or ends it; says how it ended. */
 static void finish(struct fz_run *r)
 {
@@ -302,6 +342,7 @@ static void finish(struct fz_run *r)
 
     if (!r->dead)
         kill(r->pid, SIGCONT);
+    finish_kids(r);
     if (asked) {
         snprintf(s->line, sizeof(s->line), "t0 exit");
         wake(s);
@@ -350,6 +391,7 @@ void fz_run_script(const struct fz_setup *setup, const struct fz_script *s,
     finish(&r);
     fz_peer_close(&r);
     close(r.pidfd);
+    close(r.mem);
     munmap(r.sh, sizeof(*r.sh));
     if (setup->leg != FZ_PLAIN)
         fz_counters_read(setup->dir);

@@ -49,6 +49,7 @@ struct fz_run {
     struct fz_log *log;
     struct fz_shared *sh;
     pid_t pid;
+    int mem; /* what is shared; images to come open it again */
     int pidfd, listener[2];
     bool dead;
     int status; /* of the runner, once it is dead */
@@ -72,6 +73,8 @@ enum fz_seen fz_watch(struct fz_run *r, int slot, bool sleep_ok, int hang_ms);
 /* 0 or -ETIMEDOUT: until every living thread of the runner is (or none is) stopped */
 int fz_watch_stop(struct fz_run *r, bool stopped);
 bool fz_run_alive(struct fz_run *r);
+/* the slot's process is no more, or nobody has heard of its end yet */
+bool fz_watch_over(const struct fz_slot *s);
 
 /* spawn.c: 0 or -errno */
 int fz_spawn(struct fz_run *r);

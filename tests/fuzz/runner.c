@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +20,7 @@ extern __thread struct fz_slot *fz_mine;
 extern __thread sigjmp_buf *fz_back;
 
 struct fz_shared *fz_sh;
+int fz_proc;
 
 void fz_text(struct fz_slot *s, const char *fmt, ...)
 {
@@ -51,9 +53,9 @@ int fz_fd_of(const struct fz_op *op, int n, int *conn)
     int var = fz_ref(fz_word(op, n), 'f', FZ_FDS);
 
     if (conn)
-        *conn = var < 0 || !fz_sh->fd[var].open ? -1 : fz_sh->fd[var].conn;
+        *conn = var < 0 || !fz_fds[var].open ? -1 : fz_fds[var].conn;
     if (var >= 0)
-        return fz_sh->fd[var].num;
+        return fz_fds[var].num;
     /* a listener stands for itself where a call is to fail on it */
     var = fz_ref(fz_word(op, n), 'l', FZ_LISTENERS);
     return var < 0 ? -1 : fz_sh->listener[var];
@@ -63,19 +65,19 @@ void fz_fd_set(int var, int num, int conn)
 {
     if (var < 0)
         return;
-    fz_sh->fd[var].conn = conn;
-    fz_sh->fd[var].num = num;
-    fz_sh->fd[var].open = num >= 0;
+    fz_fds[var].conn = conn;
+    fz_fds[var].num = num;
+    fz_fds[var].open = num >= 0;
 }
 
 void fz_fd_closed(int num)
 {
     for (int i = 0; i < FZ_FDS; i++)
-        if (fz_sh->fd[i].num == num)
-            fz_sh->fd[i].open = 0;
+        if (fz_fds[i].num == num)
+            fz_fds[i].open = 0;
     for (int i = 0; i < FZ_EPOLLS; i++)
-        if (fz_sh->ep[i] == num)
-            fz_sh->ep[i] = -1;
+        if (fz_eps[i] == num)
+            fz_eps[i] = -1;
 }
 
 static long now_ms(void)
@@ -93,7 +95,8 @@ static void execute(struct fz_slot *s)
 
     if (fz_parse(&op, s->line) ||
         !(fz_exec_recv(s, &op) || fz_exec_send(s, &op) || fz_exec_wait(s, &op) ||
-          fz_exec_life(s, &op) || fz_exec_opt(s, &op) || fz_exec_task(s, &op)))
+          fz_exec_life(s, &op) || fz_exec_opt(s, &op) || fz_exec_task(s, &op) ||
+          fz_exec_proc(s, &op)))
         fz_text(s, "no such verb");
     /* a jiffy of grace: timeouts are kept in them */
     if (op.mode == '~')
@@ -111,20 +114,29 @@ static void gone(void *arg)
     set_state(arg, FZ_GONE);
 }
 
-void fz_serve(int n)
+/* For the next line; a child whose driver has died has nobody left to end it. */
+static void wait_posted(struct fz_slot *s)
+{
+    uint32_t state;
+
+    while ((state = s->state) != FZ_POSTED) {
+        fz_futex_wait(&s->state, state, fz_proc ? 1000000 : -1);
+        if (fz_proc && kill(fz_sh->driver, 0) && errno == ESRCH)
+            _exit(1);
+    }
+}
+
+void fz_serve(int n, uint32_t state)
 {
     struct fz_slot *s = &fz_sh->slot[n];
     sigjmp_buf back;
 
     fz_mine = s;
     s->tid = (int)syscall(SYS_gettid);
-    set_state(s, FZ_IDLE);
+    set_state(s, state);
     pthread_cleanup_push(gone, s);
     for (;;) {
-        uint32_t state;
-
-        while ((state = s->state) != FZ_POSTED)
-            fz_futex_wait(&s->state, state, -1);
+        wait_posted(s);
         s->state = FZ_RUNNING;
         if (!sigsetjmp(back, 1)) {
             fz_back = &back;
@@ -137,13 +149,18 @@ void fz_serve(int n)
     pthread_cleanup_pop(0);
 }
 
-int main(void)
+/* runner: serves slot 0. With arguments it is an image that a script has executed: exec_proc.c. */
+int main(int argc, char **argv)
 {
-    fz_sh = mmap(NULL, sizeof(*fz_sh), PROT_READ | PROT_WRITE, MAP_SHARED, FZ_SHM_FD, 0);
+    int shm = argc > 1 ? open(argv[1], O_RDWR | O_CLOEXEC) : FZ_SHM_FD, slot = 0;
+
+    fz_sh = mmap(NULL, sizeof(*fz_sh), PROT_READ | PROT_WRITE, MAP_SHARED, shm, 0);
     if (fz_sh == MAP_FAILED)
         return 1;
-    close(FZ_SHM_FD);
+    close(shm);
+    if (argc > 1 && !fz_proc_resume(argc, argv, &slot))
+        return 0;
     fz_task_init();
-    fz_serve(0);
+    fz_serve(slot, argc > 1 ? FZ_DONE : FZ_IDLE);
     return 0;
 }

@@ -14,6 +14,7 @@
 #define FZ_THREADS 4
 #define FZ_KIDS 2
 #define FZ_SLOTS (FZ_THREADS + FZ_KIDS)
+#define FZ_PROCS (1 + FZ_KIDS) /* the runner, and its children */
 #define FZ_FDS 24
 #define FZ_CONNS 8
 #define FZ_LISTENERS 4
@@ -53,8 +54,8 @@ struct fz_fd {
 
 struct fz_shared {
     struct fz_slot slot[FZ_SLOTS];
-    struct fz_fd fd[FZ_FDS];
-    int32_t ep[FZ_EPOLLS];
+    struct fz_fd fd[FZ_PROCS][FZ_FDS]; /* each process has numbers of its own */
+    int32_t ep[FZ_PROCS][FZ_EPOLLS];
     int32_t port[FZ_LISTENERS];
     int32_t family[FZ_LISTENERS];
     int32_t listener[FZ_LISTENERS];
@@ -63,6 +64,10 @@ struct fz_shared {
     _Atomic uint64_t tx_off[FZ_CONNS]; /* bytes the runner has sent */
     _Atomic uint64_t oob_at[FZ_CONNS]; /* 1 + offset of the last urgent byte */
     int32_t inl[FZ_CONNS];             /* SO_OOBINLINE is set */
+    int32_t driver;                    /* its process */
+    int32_t kid_pid[FZ_KIDS], kid_of[FZ_KIDS];
+    int32_t way[2]; /* a socketpair for passing descriptors */
+    char again[64]; /* a path to this mapping, for images to come */
 };
 
 /* Byte `off` of stream `id`: 0..7 from the peer of connection id, 8..15 to it. */

@@ -60,10 +60,15 @@ int fz_spawn(struct fz_run *r)
     r->sh = mmap(NULL, sizeof(*r->sh), PROT_READ | PROT_WRITE, MAP_SHARED, mem, 0);
     if (r->sh == MAP_FAILED)
         return -errno;
-    for (int i = 0; i < FZ_FDS; i++)
-        r->sh->fd[i].num = r->sh->fd[i].conn = -1;
-    for (int i = 0; i < FZ_EPOLLS; i++)
-        r->sh->ep[i] = -1;
+    for (int k = 0; k < FZ_PROCS; k++) {
+        for (int i = 0; i < FZ_FDS; i++)
+            r->sh->fd[k][i].num = r->sh->fd[k][i].conn = -1;
+        for (int i = 0; i < FZ_EPOLLS; i++)
+            r->sh->ep[k][i] = -1;
+    }
+    r->sh->driver = getpid();
+    r->sh->way[0] = r->sh->way[1] = -1;
+    snprintf(r->sh->again, sizeof(r->sh->again), "/proc/%d/fd/%d", (int)getpid(), mem);
     for (int i = 0; i < FZ_LISTENERS; i++)
         r->sh->listener[i] = -1;
     r->pid = fork();
@@ -83,7 +88,7 @@ int fz_spawn(struct fz_run *r)
         execl(r->setup->runner, r->setup->runner, (char *)NULL);
         _exit(127);
     }
-    close(mem);
+    r->mem = mem;
     r->pidfd = (int)syscall(SYS_pidfd_open, r->pid, 0);
     return r->pidfd < 0 ? -errno : 0;
 }

@@ -49,6 +49,14 @@ static char thread_state(int tid, long *sleeps)
     return at ? at[8] : 0;
 }
 
+bool fz_watch_over(const struct fz_slot *s)
+{
+    long sleeps;
+    char letter = thread_state(s->tid, &sleeps);
+
+    return letter == 0 || letter == 'Z' || letter == 'X';
+}
+
 /*
  * A thread rests if it is seen in state S several times running with the same count of sleeps:
  * one that only waits its turn for a lock or naps in a back-off loop moves on between two looks.
@@ -69,6 +77,8 @@ enum fz_seen fz_watch(struct fz_run *r, int slot, bool sleep_ok, int hang_ms)
         if (!fz_run_alive(r))
             return FZ_SEEN_DEAD;
         letter = thread_state(s->tid, &sleeps);
+        if (slot >= FZ_THREADS && fz_watch_over(s) && s->state != FZ_DONE && s->state != FZ_GONE)
+            return FZ_SEEN_DEAD;
         if (letter == 'S' && state == FZ_RUNNING && sleeps == last)
             calm++;
         else {
