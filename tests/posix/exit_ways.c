@@ -162,31 +162,44 @@ static struct scene begin(const struct way *way, size_t unread, enum busy busy)
     return s;
 }
 
+static void end_and_look(const struct way *way, enum busy busy, size_t unread)
+{
+    enum seen q_wanted = busy == HELD_ELSEWHERE || busy == ALONE ? SEEN_RESET : SEEN_FIN;
+    struct scene s = begin(way, unread, busy);
+
+    check_child_status(s.pid, way->status);
+    if (peer_sees(s.p.peer, slack(100)) != (unread ? SEEN_RESET : SEEN_FIN))
+        FAIL("%s, another thread busy in way %d, %zu bytes unread: not as wanted", way->name, busy,
+             unread);
+    if (peer_sees(s.q.peer, slack(100)) != q_wanted)
+        FAIL("%s, the busy connection (way %d): wanted %s", way->name, busy, seen_name(q_wanted));
+    close(s.p.peer);
+    close(s.q.peer);
+}
+
 static void test_the_peers_hear_of_it(void)
 {
     for (size_t i = 0; i < COUNT_OF(ways); i++) {
         for (int busy = 0; busy < BUSIES; busy++) {
-            for (size_t unread = 0; unread <= 40; unread += 40) {
-                struct scene s;
-                enum seen q_wanted =
-                    busy == HELD_ELSEWHERE || busy == ALONE ? SEEN_RESET : SEEN_FIN;
-
-                if (ways[i].end == by_last_thread && busy != ALONE)
-                    continue; /* not the last one then */
-                if (WIFSIGNALED(ways[i].status) && (unread || busy == HELD_ELSEWHERE))
-                    continue; /* nobody could say that bytes were held: a listed limit */
-                s = begin(&ways[i], unread, (enum busy)busy);
-                check_child_status(s.pid, ways[i].status);
-                if (peer_sees(s.p.peer, slack(100)) != (unread ? SEEN_RESET : SEEN_FIN))
-                    FAIL("%s, another thread busy in way %d, %zu bytes unread: not as wanted",
-                         ways[i].name, busy, unread);
-                if (peer_sees(s.q.peer, slack(100)) != q_wanted)
-                    FAIL("%s, the busy connection (way %d): wanted %s", ways[i].name, busy,
-                         seen_name(q_wanted));
-                close(s.p.peer);
-                close(s.q.peer);
-            }
+            if (ways[i].end == by_last_thread && busy != ALONE)
+                continue; /* not the last one then */
+            if (ways[i].status && busy == HELD_ELSEWHERE)
+                continue; /* below */
+            end_and_look(&ways[i], (enum busy)busy, 0);
+            if (!ways[i].status)
+                end_and_look(&ways[i], (enum busy)busy, 40);
         }
+    }
+}
+
+/* The default action of a signal runs no code of the process. */
+static void test_death_by_signal_with_bytes_unread_is_a_reset(void)
+{
+    for (size_t i = 0; i < COUNT_OF(ways); i++) {
+        if (!ways[i].status)
+            continue;
+        end_and_look(&ways[i], ALONE, 40);
+        end_and_look(&ways[i], HELD_ELSEWHERE, 0);
     }
 }
 
@@ -302,6 +315,7 @@ static void test_the_last_of_a_family_ends_the_connection(void)
 
 const struct test_case test_cases[] = {
     CASE_ONCE(test_the_peers_hear_of_it),
+    CASE_ONCE(test_death_by_signal_with_bytes_unread_is_a_reset),
     CASE_ONCE(test_the_peer_hears_of_it_without_delay),
     CASE_ONCE(test_functions_at_exit_read_on),
     CASE(test_the_last_of_a_family_ends_the_connection),
