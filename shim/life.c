@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -139,14 +140,14 @@ static void reset_at_close(int fd)
 /*
  * The owner, another thread, is away from the shim: its revoked request keeps the file open beyond
  * the close. The peer sees the end now all the same: a reset if bytes are unread or SO_LINGER asks
- * for one, else FIN.
+ * for one, else FIN. Returns the seconds that this close has to linger for; the owner's must not.
  */
-static void end_now(struct pbs_sock *s, int fd)
+static int end_now(struct pbs_sock *s, int fd)
 {
     struct sockaddr unspec = {.sa_family = AF_UNSPEC};
-    struct linger l = {0};
+    struct linger l = {0}, none = {0};
     socklen_t len = sizeof(l);
-    int queued = 0;
+    int queued = 0, seconds = 0;
 
     pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
     pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_LINGER, &l, &len);
@@ -154,20 +155,42 @@ static void end_now(struct pbs_sock *s, int fd)
         pbs_sys3(SYS_connect, fd, &unspec, sizeof(unspec));
     else
         pbs_sys2(SYS_shutdown, fd, SHUT_RDWR);
+    if (l.l_onoff) {
+        pbs_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+        seconds = l.l_linger;
+    }
     pbs_items_leave_kernel(s); /* the kernel would take the members out with the file */
+    return seconds;
+}
+
+/* Until the peer has acknowledged all, as in the kernel's sk_stream_wait_close(), which a signal
+ * ends, too. Nobody is woken by that who is not in it. */
+static void linger(int fd, int seconds)
+{
+    int64_t end = seconds ? pbs_now_ns() + seconds * INT64_C(1000000000) : 0;
+    struct timespec nap = {0, 1000000};
+    uint8_t state = 0; /* the first of struct tcp_info */
+    socklen_t len = sizeof(state);
+
+    while (seconds && pbs_sys5(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 &&
+           (state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK) &&
+           pbs_now_ns() < end && pbs_sys2(SYS_nanosleep, &nap, NULL) == 0)
+        ;
 }
 
 /* s locked, fd its last number, nothing of it armed in another thread's wait. missed: the number
- * was closed behind our back and is somebody else's now; it must not be spoken to. */
-static void last_close(struct pbs_sock *s, int fd, bool missed)
+ * was closed behind our back and is somebody else's now; it must not be spoken to. Returns the
+ * seconds to linger for. */
+static int last_close(struct pbs_sock *s, int fd, bool missed)
 {
     bool alone = !missed && pbs_gate_alone(&s->file);
     struct pbs_thread *owner;
+    int seconds = 0;
 
     owner = s->armed ? s->ring->owner : NULL;
     /* A sleeper's reference keeps it open, as in the kernel. */
     if (alone && owner && s->call != owner->call)
-        end_now(s, fd);
+        seconds = end_now(s, fd);
     else if (alone && pbs_sock_unread(s))
         reset_at_close(fd);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
@@ -181,11 +204,13 @@ static void last_close(struct pbs_sock *s, int fd, bool missed)
         pbs_unlock(&s->file.lock); /* its owner's: put when the request has ended */
     else
         pbs_sock_put(s);
+    return seconds;
 }
 
 static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool missed)
 {
     struct pbs_thread *owner;
+    int seconds;
 
     pbs_crit_enter(self);
     for (;;) {
@@ -222,8 +247,9 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
                 continue;
             }
         }
-        last_close(s, fd, missed);
+        seconds = last_close(s, fd, missed);
         pbs_crit_leave(self);
+        linger(fd, seconds);
         return;
     }
     pbs_unlock(&s->file.lock);

@@ -138,61 +138,16 @@ static void test_close_by_another_thread_is_seen_at_once(void)
     }
 }
 
-/* A thread that has read from its connection and does something more when it is told to. */
-struct told {
-    struct pair p;
-    size_t unread;
-    bool ready, go;
-    void (*then)(struct told *t);
-    struct worker w;
-};
-
-static void *told_main(void *arg)
-{
-    struct told *t = arg;
-
-    warm_up(&t->p);
-    if (t->unread) {
-        put(&t->p, t->unread + 1);
-        take(&t->p, 1);
-    }
-    __atomic_store_n(&t->ready, true, __ATOMIC_RELEASE);
-    while (!__atomic_load_n(&t->go, __ATOMIC_ACQUIRE))
-        test_yield(); /* no cancellation point */
-    t->then(t);
-    return NULL;
-}
-
-/* Returns when the thread has read; so many bytes are left that have arrived. */
-static void told_start(struct told *t, size_t unread, void (*then)(struct told *t))
-{
-    *t = (struct told){.p = pair_open(), .unread = unread, .then = then};
-    worker_start(&t->w, told_main, t);
-    while (!__atomic_load_n(&t->ready, __ATOMIC_ACQUIRE))
-        test_yield();
-}
-
-static void *told_go(struct told *t)
-{
-    __atomic_store_n(&t->go, true, __ATOMIC_RELEASE);
-    return worker_join(&t->w);
-}
-
-static void nothing_more(struct told *t)
-{
-    (void)t;
-}
-
 static void test_close_with_linger_0_resets_while_the_reader_is_elsewhere(void)
 {
     struct linger off = {.l_onoff = 1, .l_linger = 0};
-    struct told t;
+    struct acting t;
 
-    told_start(&t, 0, nothing_more);
+    acting_start(&t, 0, NULL);
     MUST(setsockopt(t.p.us, SOL_SOCKET, SO_LINGER, &off, sizeof(off)));
     MUST(close(t.p.us));
     CHECK_PEER_SEES(t.p.peer, SEEN_RESET);
-    told_go(&t);
+    acting_go(&t);
     close(t.p.peer);
 }
 
@@ -229,7 +184,7 @@ static void test_cancel_ends_a_blocked_receive(void)
     }
 }
 
-static void receive_ten(struct told *t)
+static void receive_ten(struct acting *t)
 {
     recv(t->p.us, buf, 10, 0);
 }
@@ -239,11 +194,11 @@ static void test_cancel_pending_acts_in_a_receive_with_bytes_waiting(void)
     if (TEST_ASAN)
         test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
     for (int i = 0; i < 10; i++) {
-        struct told t;
+        struct acting t;
 
-        told_start(&t, 30, receive_ten);
+        acting_start(&t, 30, receive_ten);
         MUST0(pthread_cancel(t.w.thread));
-        CHECK(told_go(&t) == PTHREAD_CANCELED);
+        CHECK(acting_go(&t) == PTHREAD_CANCELED);
         /* The receive was a cancellation point on entry: no byte is gone. */
         take(&t.p, 30);
         check_empty(t.p.us);
@@ -276,20 +231,20 @@ static void test_cancel_ends_a_waitall_with_some_bytes_done(void)
     }
 }
 
-static void close_it_there(struct told *t)
+static void close_it_there(struct acting *t)
 {
     close(t->p.us);
 }
 
 static void test_cancel_pending_acts_in_a_close_before_it_closes(void)
 {
-    struct told t;
+    struct acting t;
 
     if (TEST_ASAN)
         test_skip("AddressSanitizer takes a cancelled thread's stack for a damaged one");
-    told_start(&t, 30, close_it_there);
+    acting_start(&t, 30, close_it_there);
     MUST0(pthread_cancel(t.w.thread));
-    CHECK(told_go(&t) == PTHREAD_CANCELED);
+    CHECK(acting_go(&t) == PTHREAD_CANCELED);
     take(&t.p, 30);
     MUST(close(t.p.us));
     CHECK_PEER_SEES(t.p.peer, SEEN_FIN);

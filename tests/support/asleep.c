@@ -222,6 +222,37 @@ void *worker_join(struct worker *w)
     return result;
 }
 
+static void *acting_main(void *arg)
+{
+    struct acting *t = arg;
+
+    warm_up(&t->p);
+    if (t->unread) {
+        put(&t->p, t->unread + 1);
+        take(&t->p, 1);
+    }
+    __atomic_store_n(&t->ready, true, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&t->go, __ATOMIC_ACQUIRE))
+        test_yield(); /* no cancellation point */
+    if (t->then)
+        t->then(t);
+    return NULL;
+}
+
+void acting_start(struct acting *t, size_t unread, void (*then)(struct acting *t))
+{
+    *t = (struct acting){.p = pair_open(), .unread = unread, .then = then};
+    worker_start(&t->w, acting_main, t);
+    while (!__atomic_load_n(&t->ready, __ATOMIC_ACQUIRE))
+        test_yield();
+}
+
+void *acting_go(struct acting *t)
+{
+    __atomic_store_n(&t->go, true, __ATOMIC_RELEASE);
+    return worker_join(&t->w);
+}
+
 void spin(unsigned *tries)
 {
     if (++*tries % 1000)

@@ -79,6 +79,19 @@ struct worker {
 void worker_start(struct worker *w, void *(*run)(void *arg), void *arg);
 void *worker_join(struct worker *w);
 
+/* A thread that has read from its connection and does something more when it is told to. */
+struct acting {
+    struct pair p;
+    size_t unread;
+    bool ready, go;
+    void (*then)(struct acting *t);
+    struct worker w;
+};
+
+/* Returns when the thread has read; so many bytes are left that have arrived. then: NULL or what to do. */
+void acting_start(struct acting *t, size_t unread, void (*then)(struct acting *t));
+void *acting_go(struct acting *t);
+
 /*
  * A sender on another core: a byte of payload each time the round goes up, so that the receiver
  * meets arrivals at every instant. Both sides spin. RACE_ROUNDS of them, fewer on a machine so
