@@ -89,6 +89,7 @@ static void trampoline(int sig, siginfo_t *info, void *context)
     struct pbs_thread *self = pbs_self;
     handler_fn *handler;
     unsigned mark;
+    uint64_t call;
     int saved = errno;
     bool quiet;
 
@@ -104,8 +105,13 @@ static void trampoline(int sig, siginfo_t *info, void *context)
     }
     mark = end_wait(self, sig, context);
     quiet = self->wait_quiet;
+    /* The kernel has let go of what a real call was about, and takes hold of it again if it begins
+     * the call again: a handler that does not return leaves nobody in it. */
+    call = self->call++;
     errno = saved;
     handler(sig, info, context);
+    if (self->call == call + 1)
+        self->call = call;
     if (mark != PBS_SIG_NONE) { /* a receive of the handler's own may have begun a new count */
         self->wait_signal = mark;
         self->wait_quiet = quiet;

@@ -44,7 +44,8 @@ struct pbs_thread {
      */
     unsigned plain;
 
-    /* Moves when a real call on records begins and when it ends: see pbs_sock.call. Any thread reads. */
+    /* Moves when a real call on records begins and when it ends, and while a handler runs in it: see
+     * pbs_sock.call. Any thread reads. */
     _Atomic(uint64_t) call;
 
     /* The record that this thread sleeps for. Written here and by this thread's trampoline, read by
