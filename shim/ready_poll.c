@@ -222,6 +222,7 @@ static bool serve_select(struct pbs_thread *self, int n, fd_set *rd, fd_set *wr,
                          struct pbs_span *span, const sigset_t *mask, int *r)
 {
     struct pbs_seat v[PBS_SEATS];
+    size_t size = ((size_t)clip(n) + 63) / 64 * 8;
     unsigned k = seats_of_select(self, n, rd, wr, ex, v);
     enum pbs_served verdict = k ? pbs_ready_serve(self, v, k, span, mask) : PBS_SERVED_NOT;
 
@@ -233,8 +234,13 @@ static bool serve_select(struct pbs_thread *self, int n, fd_set *rd, fd_set *wr,
         *r = -1;
         return true;
     }
+    /* Whatever was put there while we slept. */
+    memset(rd, 0, size);
+    if (wr)
+        memset(wr, 0, size);
+    if (ex)
+        memset(ex, 0, size);
     for (unsigned i = 0; i < k; i++) {
-        FD_CLR(v[i].fd, rd);
         /* Any bit makes it readable, POLLNVAL of a number that was closed meanwhile too. */
         if (verdict == PBS_SERVED_READY && v[i].bits) {
             FD_SET(v[i].fd, rd);

@@ -1,7 +1,8 @@
 /*
- * Sets that are watched in unusual ways: a select count above all numbers, a member whose
- * number has gone on to another socket, a watcher that is cancelled.
+ * Sets that are watched in unusual ways: a select count above all numbers, memory that is changed
+ * meanwhile, a member whose number has gone on to another socket, a watcher that is cancelled.
  */
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -44,6 +45,101 @@ static void test_select_count_above_all_numbers_looks_at_the_set_alone(void)
         }
     }
     free(mine);
+}
+
+/*
+ * What a wait is about the kernel copies when it begins: a change of the caller's memory meanwhile
+ * changes nothing, and of an array the answers alone are written.
+ */
+struct changed {
+    struct later l;
+    struct pair *p;
+    struct pollfd *set;
+    fd_set *rd, *wr;
+    int other;
+};
+
+/* ThreadSanitizer sees no order between this and the sleeper's look at it. */
+__attribute__((no_sanitize("thread"))) static void act_change_the_array(void *arg)
+{
+    struct changed *c = arg;
+
+    c->set[0] = (struct pollfd){.fd = -1, .revents = 0x1234};
+    c->set[1] = (struct pollfd){.fd = c->p->us, .events = POLLIN | POLLOUT, .revents = 0x1234};
+    c->set[2] = (struct pollfd){.fd = c->p->us, .events = POLLIN, .revents = 0x1234};
+    put_now(c->p, 10);
+}
+
+/* A set that the ring can wait for, or with a pipe in it: the answer comes from elsewhere. */
+static void test_poll_array_changed_during_the_sleep(void)
+{
+    for (int mixed = 0; mixed < 2; mixed++) {
+        struct pair p = pair_open_warm(), q = pair_open_warm();
+        int ends[2], second;
+        struct pollfd set[3];
+        struct changed c = {.p = &p, .set = set};
+
+        MUST(pipe(ends));
+        second = mixed ? ends[0] : q.us;
+        set[0] = (struct pollfd){.fd = p.us, .events = POLLIN};
+        set[1] = (struct pollfd){.fd = second, .events = POLLIN};
+        set[2] = (struct pollfd){.fd = -1};
+        later(&c.l, act_change_the_array, &c);
+        CHECK_EQ(poll(set, 3, -1), 1);
+        later_join(&c.l);
+        CHECK_EQ(set[0].fd, -1);
+        CHECK_EQ(set[0].events, 0);
+        CHECK_EQ(set[0].revents, POLLIN);
+        CHECK_EQ(set[1].fd, p.us);
+        CHECK_EQ(set[1].events, POLLIN | POLLOUT);
+        CHECK_EQ(set[1].revents, 0);
+        CHECK_EQ(set[2].fd, p.us);
+        CHECK_EQ(set[2].revents, 0);
+        take(&p, 10);
+        close(ends[0]);
+        close(ends[1]);
+        pair_close(&p);
+        pair_close(&q);
+    }
+}
+
+__attribute__((no_sanitize("thread"))) static void act_change_the_sets(void *arg)
+{
+    struct changed *c = arg;
+
+    memset(c->rd, 0, sizeof(*c->rd));
+    c->rd->fds_bits[c->other / NFDBITS] |= 1L << c->other % NFDBITS;
+    c->wr->fds_bits[c->other / NFDBITS] |= 1L << c->other % NFDBITS;
+    put_now(c->p, 10);
+}
+
+static void test_select_sets_changed_during_the_sleep(void)
+{
+    for (int mixed = 0; mixed < 2; mixed++) {
+        struct pair p = pair_open_warm(), q = pair_open_warm();
+        int ends[2], second;
+        fd_set rd, wr;
+        struct changed c = {.p = &p, .rd = &rd, .wr = &wr, .other = p.peer};
+
+        MUST(pipe(ends));
+        second = mixed ? ends[0] : q.us;
+        FD_ZERO(&rd);
+        FD_ZERO(&wr);
+        FD_SET(p.us, &rd);
+        FD_SET(second, &rd);
+        later(&c.l, act_change_the_sets, &c);
+        CHECK_EQ(select(ends[1] + 1, &rd, &wr, NULL, NULL), 1);
+        later_join(&c.l);
+        for (int fd = 0; fd <= ends[1]; fd++) {
+            CHECK_EQ(FD_ISSET(fd, &rd), fd == p.us);
+            CHECK(!FD_ISSET(fd, &wr));
+        }
+        take(&p, 10);
+        close(ends[0]);
+        close(ends[1]);
+        pair_close(&p);
+        pair_close(&q);
+    }
 }
 
 /* A member lives on by a dup while its number stands for another member. */
@@ -232,6 +328,8 @@ static void test_member_by_dup_shows_nothing_of_its_old_number(void)
 
 const struct test_case test_cases[] = {
     CASE(test_select_count_above_all_numbers_looks_at_the_set_alone),
+    CASE(test_poll_array_changed_during_the_sleep),
+    CASE(test_select_sets_changed_during_the_sleep),
     CASE(test_number_reused_in_a_set_while_a_dup_keeps_the_member),
     CASE(test_cancel_pending_in_epoll_wait_with_bytes_unread),
     CASE(test_cancel_anywhere_in_a_watching_loop),
