@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "asleep.h"
+#include "loop.h"
 #include "tcp.h"
 #include "test.h"
 
@@ -257,6 +258,50 @@ static void test_stop_and_continue_timed_receive_and_epoll_are_eintr(void)
     pair_close(&p);
 }
 
+/* A loop that sleeps: over sockets alone, over one with bytes that it does not ask for, over a pipe,
+ * too; and with a limit. The kernel ends all epoll_waits that a stop has interrupted. */
+static void test_stop_and_continue_event_loop_is_eintr_and_goes_on(void)
+{
+    for (int i = 0; i < 12; i++) {
+        struct stopper s = stopper_start();
+        int ep = MUST(epoll_create1(0)), ends[2];
+        uint32_t trigger = i & 1 ? EPOLLET : 0;
+        struct pair p = ep_pair(ep, EPOLLIN | trigger, 1), q = ep_pair(ep, EPOLLIN | trigger, 2);
+        struct stop_then_bytes sb = {.s = &s, .p = &p};
+        struct epoll_event ev[4];
+
+        MUST(pipe(ends));
+        if (i / 4 == 1)
+            ep_ctl(ep, EPOLL_CTL_ADD, ends[0], EPOLLIN, 3);
+        if (i / 4 == 2) {
+            put(&q, 20);
+            check_event(ep, 2, EPOLLIN);
+            take(&q, 5);
+            ep_ctl(ep, EPOLL_CTL_MOD, q.us, 0, 2);
+        }
+        for (int k = 0; k < 3; k++) {
+            put(&p, 10);
+            check_event(ep, 1, EPOLLIN);
+            CHECK_EQ(read_all(&p, 3), 10);
+            check_quiet(ep, i & 1);
+            later(&sb.l, act_stop, &sb);
+            CHECK_ERR(epoll_wait(ep, ev, 4, i & 2 ? 60000 : -1), EINTR);
+            later_join(&sb.l);
+        }
+        if (i / 4 == 2) {
+            ep_ctl(ep, EPOLL_CTL_MOD, q.us, EPOLLIN | trigger, 2);
+            check_event(ep, 2, EPOLLIN);
+            take(&q, 15);
+        }
+        stopper_end(&s);
+        close(ep);
+        close(ends[0]);
+        close(ends[1]);
+        pair_close(&p);
+        pair_close(&q);
+    }
+}
+
 __attribute__((constructor)) static void set_helper(void)
 {
     test_helper = stopper_main;
@@ -270,5 +315,6 @@ const struct test_case test_cases[] = {
     CASE(test_signal_default_child_end_wakes_nobody),
     CASE(test_stop_and_continue_untimed_calls_go_on),
     CASE(test_stop_and_continue_timed_receive_and_epoll_are_eintr),
+    CASE(test_stop_and_continue_event_loop_is_eintr_and_goes_on),
     CASES_END,
 };
