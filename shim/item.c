@@ -95,11 +95,24 @@ static void name(struct pbs_item *it)
         it->twin = true;
 }
 
+/* The name of twins goes on to another one of them: who comes later has to find it. set locked. */
 static void unname(struct pbs_item *it)
 {
-    if (it->by_data)
-        HASH_DELETE(hd, it->set->by_data, it);
+    struct pbs_item *other, *tmp;
+
+    if (!it->by_data)
+        return;
+    HASH_DELETE(hd, it->set->by_data, it);
     it->by_data = false;
+    if (!it->twin)
+        return;
+    HASH_ITER(hh, it->set->by_key, other, tmp) {
+        if (other != it && other->data == it->data) {
+            HASH_ADD(hd, it->set->by_data, data, sizeof(other->data), other);
+            other->by_data = other->hd.tbl != NULL;
+            return;
+        }
+    }
 }
 
 /* set locked, and the socket's lock held if there is one. */

@@ -146,6 +146,33 @@ static void test_closed_instance_leaves_the_sockets_alone(void)
     pair_close(&p);
 }
 
+/* Members that have their data in common stay apart when the one that had it first is gone. */
+static void test_members_with_the_same_data_are_reported_each(void)
+{
+    for (int edge = 0; edge < 2; edge++) {
+        uint32_t events = EPOLLIN | (edge ? EPOLLET : 0);
+        int ep = MUST(epoll_create1(0));
+        struct pair first = ep_pair(ep, events, 7), second = ep_pair(ep, events, 7), third;
+        struct epoll_event ev[4];
+
+        pair_close(&first);
+        third = ep_pair(ep, events, 7);
+        for (int i = 0; i < 5; i++) {
+            put(&second, 10);
+            put(&third, 10);
+            CHECK_EQ(epoll_wait(ep, ev, 4, -1), 2);
+            CHECK_EQ(ev[0].data.u64, 7);
+            CHECK_EQ(ev[1].data.u64, 7);
+            CHECK_EQ(read_all(&second, 4), 10);
+            CHECK_EQ(read_all(&third, 4), 10);
+            check_quiet(ep, edge);
+        }
+        pair_close(&second);
+        pair_close(&third);
+        close(ep);
+    }
+}
+
 /*
  * A server of ten thousand connections: the tables of its members outgrew the largest piece of
  * memory that there was a size class for, and others' memory was written over.
@@ -188,6 +215,7 @@ const struct test_case test_cases[] = {
     CASE(test_closed_number_reused_reports_the_new_one_only),
     CASE(test_dup_keeps_the_item_alive),
     CASE(test_closed_instance_leaves_the_sockets_alone),
+    CASE(test_members_with_the_same_data_are_reported_each),
     CASE_ONCE(test_thousands_of_members_are_told_apart),
     CASES_END,
 };
