@@ -1,6 +1,6 @@
 #!/bin/bash
-# PostgreSQL under the library. Its backends are forked after accept, so their sockets are open at a
-# fork and stay plain: the library must stay out of their way. Its clients are served: pgbench with two
+# PostgreSQL under the library. Its backends are forked after accept: they are served once a child that is
+# alone with its socket is, and the library must stay out of their way until then. Clients: pgbench with two
 # threads in each of its query modes, whose own books must balance, and psql with rows that are known.
 set -euo pipefail
 # shellcheck source=integration/lib.sh
@@ -99,7 +99,7 @@ run() {
     ends "$server" 20 PostgreSQL
     ! grep -E 'PANIC|FATAL|terminated by signal|was terminated' "$work/server.$leg.out" ||
         fail "PostgreSQL complained, see above"
-    unserved "$leg" "server.$leg" PostgreSQL
+    served_child "$leg" "server.$leg" PostgreSQL
     served "$leg" "client.$leg" psql
     served "$leg" "bench.$leg" pgbench
     printf 'leg %s: right\n' "$leg"
