@@ -94,8 +94,9 @@ run() {
         done
     done
     balanced
-    # SIGINT: without waiting for clients to go.
-    kill -INT "$server"
+    # SIGTERM: when the backends have seen that their clients are gone. SIGINT may be faster than the
+    # last one, which then complains.
+    kill -TERM "$server"
     ends "$server" 20 PostgreSQL
     ! grep -E 'PANIC|FATAL|terminated by signal|was terminated' "$work/server.$leg.out" ||
         fail "PostgreSQL complained, see above"
