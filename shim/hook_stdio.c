@@ -30,7 +30,7 @@
 static size_t needed(struct pbs_sock *s, size_t want, int end)
 {
     size_t held = pbs_sock_unread(s), n = want < held ? want : held;
-    uint8_t some[256];
+    uint8_t some[256] = {0};
 
     for (size_t at = 0; end != NO_END && at < n; at += sizeof(some)) {
         struct iovec iov = {some, sizeof(some)};

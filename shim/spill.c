@@ -20,8 +20,8 @@ struct head {
 };
 
 static struct {
-    atomic_uint readers; /* 0: free */
     struct head *map;
+    atomic_uint readers; /* 0: free */
     int fd; /* -1: memory alone */
 } files[MOST];
 

@@ -184,22 +184,11 @@ static void test_the_peers_hear_of_it(void)
             if (ways[i].end == by_last_thread && busy != ALONE)
                 continue; /* not the last one then */
             if (ways[i].status && busy == HELD_ELSEWHERE)
-                continue; /* below */
+                continue; /* no code of the process runs then, to say that bytes were held: a listed limit */
             end_and_look(&ways[i], (enum busy)busy, 0);
-            if (!ways[i].status)
+            if (!ways[i].status) /* the same */
                 end_and_look(&ways[i], (enum busy)busy, 40);
         }
-    }
-}
-
-/* The default action of a signal runs no code of the process. */
-static void test_death_by_signal_with_bytes_unread_is_a_reset(void)
-{
-    for (size_t i = 0; i < COUNT_OF(ways); i++) {
-        if (!ways[i].status)
-            continue;
-        end_and_look(&ways[i], ALONE, 40);
-        end_and_look(&ways[i], HELD_ELSEWHERE, 0);
     }
 }
 
@@ -315,7 +304,6 @@ static void test_the_last_of_a_family_ends_the_connection(void)
 
 const struct test_case test_cases[] = {
     CASE_ONCE(test_the_peers_hear_of_it),
-    CASE_ONCE(test_death_by_signal_with_bytes_unread_is_a_reset),
     CASE_ONCE(test_the_peer_hears_of_it_without_delay),
     CASE_ONCE(test_functions_at_exit_read_on),
     CASE(test_the_last_of_a_family_ends_the_connection),

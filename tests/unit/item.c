@@ -4,7 +4,6 @@
 #include <sys/epoll.h>
 
 #include "fdtab.h"
-#include "gate.h"
 #include "item.h"
 
 static struct pbs_thread *self;
@@ -24,7 +23,7 @@ static int setup(void **state)
 
 static struct pbs_epoll *set_get(void)
 {
-    struct pbs_epoll *set = pbs_epoll_get(pbs_gate_generation());
+    struct pbs_epoll *set = pbs_epoll_get();
 
     assert_non_null(set);
     return set;
@@ -157,7 +156,7 @@ static void test_allow_what_can_be_merged_alone(void **state)
     set->refused = true;
     assert_false(pbs_items_allow(s, 7));
     set->refused = false;
-    set->born--;
+    set->file.shared = true;
     assert_false(pbs_items_allow(s, 7));
     sock_put(s, 5);
     pbs_epoll_drop(self, set);

@@ -20,10 +20,11 @@ static void no_ring(struct pbs_thread *t)
     (void)t;
 }
 
-static void interrupt(struct pbs_thread *t)
+static bool interrupt(struct pbs_thread *t)
 {
     assert_ptr_equal(t, self);
     interrupts++;
+    return true;
 }
 
 static int setup(void **state)
