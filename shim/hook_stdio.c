@@ -15,14 +15,6 @@
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
-/* The macros of <stdio.h> would stand for some of them. */
-#undef fgetc_unlocked
-#undef getc
-#undef getc_unlocked
-#undef getchar
-#undef getchar_unlocked
-#undef fread_unlocked
-
 #define ALL SIZE_MAX
 #define NO_END (-1)
 

@@ -24,6 +24,14 @@
 #include <termios.h>
 #include <wordexp.h>
 
+/* Macros of <stdio.h> that would stand for them. */
+#undef fgetc_unlocked
+#undef fread_unlocked
+#undef getc
+#undef getc_unlocked
+#undef getchar
+#undef getchar_unlocked
+
 #include "real_list.h"
 
 #define PBS_REAL_FIELD(ret, name, params, args, nr) ret(*name) params;
