@@ -17,7 +17,7 @@
     X(soerror) X(lowat) X(oob) X(oobinline) X(send) X(threads) X(block)         \
     X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler) X(fork)     \
     X(texit) X(cancel) X(client) X(ipv6) X(errors) X(loop)                      \
-    X(proc) X(procep)
+    X(proc) X(procep) X(pass)
 /* clang-format on */
 
 enum fz_category {

@@ -308,7 +308,7 @@ bool fz_act_proc(struct fz_gen *g)
 
     if (!g->nfd)
         return false;
-    if (!g->way && fz_chance(g, 40)) {
+    if (HAS(g, pass) && !g->way && fz_chance(g, 40)) {
         EMIT(g, "t0 way");
         g->way = true;
     }

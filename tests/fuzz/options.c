@@ -15,7 +15,7 @@ static const char usage[] =
     "  --regress DIR       every DIR/*.script\n"
     "  --gen SEED          print a seed's script\n"
     "  --only a,b          of the categories only these; --without a,b: never these\n"
-    "  --with a,b          these in every script, also those that no seed draws on (proc, procep)\n"
+    "  --with a,b          these, too, in every script; the only way to proc, procep and pass\n"
     "  --categories        list them\n"
     "  --jobs N            workers (2)          --repeat N   runs of each script (1)\n"
     "  --keep DIR          where shrunk scripts of failures go\n"

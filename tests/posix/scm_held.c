@@ -43,7 +43,7 @@ static void send_fds(int through, const int *fds, size_t n, enum sending how)
         CHECK_EQ(syscall(SYS_sendmsg, through, &mm.msg_hdr, 0), 1);
 }
 
-static void receive_fds(int through, int *fds, size_t n)
+static void receive_fds_with(int through, int *fds, size_t n, int flags)
 {
     union {
         char space[CMSG_SPACE(4 * sizeof(int))];
@@ -57,10 +57,15 @@ static void receive_fds(int through, int *fds, size_t n)
                          .msg_controllen = sizeof(control.space)};
     struct cmsghdr *c;
 
-    CHECK_EQ(recvmsg(through, &msg, MSG_CMSG_CLOEXEC), 1);
+    CHECK_EQ(recvmsg(through, &msg, flags), 1);
     c = CMSG_FIRSTHDR(&msg);
     CHECK(c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(n * sizeof(int)));
     memcpy(fds, CMSG_DATA(c), n * sizeof(int));
+}
+
+static void receive_fds(int through, int *fds, size_t n)
+{
+    receive_fds_with(through, fds, n, MSG_CMSG_CLOEXEC);
 }
 
 /* Everything that was there, seen and then read, and what comes later. */
@@ -257,6 +262,84 @@ static void test_several_in_one_message_each_with_its_bytes(void)
     close(through[1]);
 }
 
+static void received_then_executed(bool spawned)
+{
+    struct pair p = pair_open_held(100);
+    int through[2];
+    char **args;
+    pid_t pid;
+
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, through));
+    send_fds(through[0], &p.us, 1, BY_SENDMSG);
+    MUST(close(p.us));
+    receive_fds_with(through[1], &p.us, 1, 0);
+    args = reader_args(spawned ? "exact" : "chain", p.us, &p, spawned ? 60 : 30);
+    if (!spawned) {
+        execv(test_self, args);
+        _exit(9);
+    }
+    pid = vfork();
+    if (pid == 0) {
+        execv(test_self, args);
+        _exit(9);
+    }
+    check_child(MUST(pid));
+    p.got += 60;
+    take(&p, 40);
+    check_empty(p.us);
+    _exit(0);
+}
+
+/* Passed to itself, closed, received; and then another image has it, and another one. */
+static void test_received_with_bytes_unread_then_executed(void)
+{
+    for (int spawned = 0; spawned < 2; spawned++) {
+        pid_t pid = MUST(fork());
+
+        if (pid == 0)
+            received_then_executed(spawned);
+        check_child(pid);
+    }
+}
+
+/* The child's number is in flight when it has closed it, and ours later: two holders all the time. */
+static void test_passed_back_by_a_child_it_is_one_stream(void)
+{
+    for (int held = 0; held < 2; held++) {
+        struct shared *s = pair_share(held ? pair_open_held(30) : pair_open_warm());
+        int through[2], other, us = s->p.us;
+        pid_t pid;
+
+        MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, through));
+        pid = MUST(fork());
+        if (pid == 0) {
+            send_fds(through[1], &us, 1, BY_SENDMSG);
+            MUST(close(us));
+            _exit(0);
+        }
+        check_child(pid);
+        put(&s->p, 200);
+        for (int i = 0; i < 50; i++)
+            take(&s->p, 1);
+        receive_fds(through[0], &other, 1);
+        s->p.us = other;
+        CHECK_EQ(poll_now(other, POLLIN), POLLIN);
+        take(&s->p, 50);
+        s->p.us = us;
+        take(&s->p, 50);
+        MUST(close(us));
+        s->p.us = other;
+        take(&s->p, s->p.sent - s->p.got);
+        check_empty(other);
+        MUST(close(other));
+        CHECK_PEER_SEES(s->p.peer, SEEN_FIN);
+        s->p.us = -1;
+        shared_close(s);
+        close(through[0]);
+        close(through[1]);
+    }
+}
+
 static void *sleep_in_recv(void *arg)
 {
     take(arg, 10);
@@ -294,6 +377,13 @@ const struct test_case test_cases[] = {
     CASE(test_passed_and_closed_the_bytes_are_there_when_it_is_received),
     CASE(test_passed_and_never_received_is_reset_with_bytes_unread),
     CASE(test_several_in_one_message_each_with_its_bytes),
+    CASE(test_passed_back_by_a_child_it_is_one_stream),
+    CASE_ONCE(test_received_with_bytes_unread_then_executed),
     CASE(test_passed_while_a_thread_is_blocked_in_it),
     CASES_END,
 };
+
+__attribute__((constructor)) static void set_helper(void)
+{
+    test_helper = reader_main;
+}
