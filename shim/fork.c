@@ -317,12 +317,15 @@ void pbs_legacy_free(struct pbs_thread *self, struct pbs_legacy *l)
 
 static void lend(int fd, struct pbs_file *f, bool share, struct pbs_spill_pen *pen)
 {
+    struct pbs_sock *s = f->kind == PBS_FILE_SOCK ? (struct pbs_sock *)f : NULL;
     long flags = pbs_sys2(SYS_fcntl, fd, F_GETFD);
 
     if (share && flags >= 0 && !(flags & FD_CLOEXEC))
-        f->shared = true;
-    if (pen->file >= 0 && f->kind == PBS_FILE_SOCK)
-        pbs_rx_spill((struct pbs_sock *)f, fd, pen);
+        pbs_gate_share(f);
+    if (pen->file >= 0 && s)
+        pbs_rx_spill(s, fd, pen);
+    if (s && s->spill && !share)
+        s->spill->alone = pbs_gate_alone(f);
 }
 
 void pbs_legacy_lend(struct pbs_thread *self, bool share)

@@ -47,6 +47,13 @@ bool pbs_gate_admits(struct pbs_file *f)
     return !atomic_load(&forks_under_way) && !atomic_load(&forbidden) && pbs_gate_alone(f);
 }
 
+void pbs_gate_share(struct pbs_file *f)
+{
+    if (!f->shared && f->entry)
+        pbs_ledger_join(f->entry); /* and never leaves */
+    f->shared = true;
+}
+
 void pbs_gate_leave(struct pbs_file *f)
 {
     if (f->entry)

@@ -129,7 +129,7 @@ static struct pbs_sock *receiver(struct pbs_spill *e, int file)
         return NULL;
     s->tcp = true;
     s->state = PBS_PASS;
-    s->file.shared = true;
+    s->file.shared = !e->alone;
     s->spill = e;
     s->spill_file = (uint8_t)file;
     pbs_spill_join(file);

@@ -83,7 +83,7 @@ void pbs_born_lent(int fd)
     struct pbs_file *f = pbs_fdtab_find(fd);
 
     if (f)
-        f->shared = true;
+        pbs_gate_share(f); /* not locked: its parent's threads are suspended, or do the same */
 }
 
 int pbs_born_dup(int fd, int to)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "mem.h"
 
@@ -147,4 +148,10 @@ void pbs_pbuf_home_remote(struct pbs_pbuf *p, struct pbs_piece *piece)
         p->return_next[bid] = head;
     while (!atomic_compare_exchange_weak_explicit(&p->returned, &head, bid + 1,
                                                   memory_order_release, memory_order_relaxed));
+}
+
+void pbs_pbuf_seal(struct pbs_pbuf *p, bool sealed)
+{
+    pbs_sys3(SYS_mprotect, p->mem, pages((size_t)p->total * p->stride),
+             sealed ? PROT_READ : PROT_READ | PROT_WRITE);
 }

@@ -56,6 +56,9 @@ void pbs_pbuf_home(struct pbs_pbuf *p, struct pbs_piece *piece);
 /* The same from any other thread. */
 void pbs_pbuf_home_remote(struct pbs_pbuf *p, struct pbs_piece *piece);
 
+/* The kernel cannot fill them any more, or can again; what is held can be read. Any thread. */
+void pbs_pbuf_seal(struct pbs_pbuf *p, bool sealed);
+
 /* At least one buffer is lent, or could be. */
 static inline bool pbs_pbuf_available(const struct pbs_pbuf *p)
 {

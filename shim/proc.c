@@ -146,12 +146,17 @@ void pbs_proc_before_exec(void)
     self = pbs_thread_get();
     if (self)
         pbs_legacy_lend(self, false);
+    if (self)
+        pbs_ring_seal_others(self, true);
 }
 
 void pbs_proc_after_exec(void)
 {
-    if (!pbs_guest() && alive)
-        pbs_thaw();
+    if (pbs_guest() || !alive)
+        return;
+    if (pbs_self)
+        pbs_ring_seal_others(pbs_self, false);
+    pbs_thaw();
 }
 
 void pbs_proc_end(void)

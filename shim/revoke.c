@@ -126,6 +126,17 @@ void pbs_ring_revoke_others(struct pbs_thread *self, enum pbs_reason why)
     } while (r);
 }
 
+void pbs_ring_seal_others(struct pbs_thread *self, bool sealed)
+{
+    pbs_crit_enter(self);
+    pbs_lock(pbs_ring_list_lock());
+    for (struct pbs_ring *r = pbs_ring_list(); r; r = r->next)
+        if (r->owner != self)
+            pbs_pbuf_seal(&r->pool, sealed);
+    pbs_unlock(pbs_ring_list_lock());
+    pbs_crit_leave(self);
+}
+
 /* Takes one record from the list. */
 static struct pbs_sock *pop(struct pbs_ring *r)
 {

@@ -207,6 +207,12 @@ void pbs_ring_revoke(struct pbs_sock *s, enum pbs_reason why);
 /* The same for every armed record of every other ring; kicks those inside the kernel. */
 void pbs_ring_revoke_others(struct pbs_thread *self, enum pbs_reason why);
 
+/*
+ * An exec ends the other threads, and what they have in the kernel runs once more before it is cancelled
+ * (Linux 6.18): sealed, it finds no memory to write to, and the bytes stay in the sockets.
+ */
+void pbs_ring_seal_others(struct pbs_thread *self, bool sealed);
+
 /* The owner takes its revoke list: prepares a cancel for each. In a critical section. True: there
  * was one. */
 bool pbs_ring_serve_revokes(struct pbs_ring *r);

@@ -1,6 +1,7 @@
 /* What surrounds a receive: buffers that fault, plain calls beside it, looking without taking. */
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 
 #include "conf.h"
@@ -194,8 +195,14 @@ ssize_t pbs_rx_ask(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    int flags)
 {
-    ssize_t r = pbs_rx_ask(self, s, fd, dst, flags);
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    ssize_t r;
 
+    /* An error would be this process's alone, and another one has as good a right to it. */
+    if (pbs_unlikely(!pbs_gate_alone(&s->file)) &&
+        (pbs_sys3(SYS_poll, &p, 1, 0) <= 0 || (p.revents & POLLERR)))
+        return false;
+    r = pbs_rx_ask(self, s, fd, dst, flags);
     if (r == PBS_RX_PASS)
         return s->held > 0;
     pbs_rx_keep_error(s, r);

@@ -5,9 +5,15 @@
 #include "mem.h"
 #include "rx.h"
 
+/* Held here, or where a new image cannot be given it. */
+static bool is_due(struct pbs_sock *s)
+{
+    return s->held || s->error || (s->spill && !pbs_spill_lasts(s->spill_file));
+}
+
 size_t pbs_rx_spill_size(struct pbs_sock *s)
 {
-    return s->held || s->error ? pbs_sock_unread(s) + 1 : 0;
+    return is_due(s) ? pbs_sock_unread(s) + 1 : 0;
 }
 
 bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen)
@@ -18,9 +24,9 @@ bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen)
     struct iovec iov;
     uint8_t *data;
 
-    if (!s->held && !s->error)
+    if (!is_due(s))
         return true;
-    e = pbs_spill_add(pen, pbs_ask_cookie(fd), len, s->error, &data);
+    e = pbs_spill_add(pen, pbs_ask_cookie(fd), len, pbs_sock_error(s), &data);
     if (!e)
         return false;
     /* Bytes that a call of ours has taken out and not given yet are in front of an older spill's. */

@@ -19,7 +19,7 @@ static void give(struct pbs_sock *s, int fd)
         n = 0;
     pbs_lock(&s->file.lock);
     if (pbs_fdtab_is(fd, &s->file)) {
-        s->file.shared = true;
+        pbs_gate_share(&s->file);
         if (n)
             pbs_rx_spill(s, fd, &pen);
     }

@@ -22,7 +22,7 @@ struct head {
 static struct {
     struct head *map;
     atomic_uint readers; /* 0: free */
-    int fd; /* -1: memory alone */
+    int fd;              /* -1: memory alone */
 } files[MOST];
 
 static struct pbs_lock lock; /* guards which of them are free */
@@ -144,6 +144,7 @@ struct pbs_spill *pbs_spill_add(struct pbs_spill_pen *pen, uint64_t cookie, size
     e->cookie = cookie;
     e->off = (uint64_t)(pen->bytes - (uint8_t *)e);
     e->len = len;
+    e->alone = false;
     atomic_init(&e->at, 0);
     atomic_init(&e->error, error);
     *data = pen->bytes;
@@ -153,6 +154,11 @@ struct pbs_spill *pbs_spill_add(struct pbs_spill_pen *pen, uint64_t cookie, size
     pen->room -= len;
     files[pen->file].map->entries++;
     return e;
+}
+
+bool pbs_spill_lasts(int file)
+{
+    return files[file].fd >= 0;
 }
 
 void pbs_spill_join(int file)

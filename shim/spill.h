@@ -21,6 +21,7 @@ struct pbs_spill {
     uint64_t len;
     _Atomic(uint64_t) at;
     _Atomic(int) error; /* behind the bytes; given once; 0: none */
+    uint32_t alone;     /* nobody but the process that made it, or its next image, has the socket */
 };
 
 /* NULL: none. */
@@ -54,6 +55,9 @@ bool pbs_spill_begin(struct pbs_spill_pen *pen, unsigned socks, size_t bytes);
 /* The next socket's; its len bytes are to be written to *data. NULL: there is no room. */
 struct pbs_spill *pbs_spill_add(struct pbs_spill_pen *pen, uint64_t cookie, size_t len, int error,
                                 uint8_t **data);
+
+/* It has a number, by which an image can be given it. */
+bool pbs_spill_lasts(int file);
 
 void pbs_spill_join(int file);
 void pbs_spill_leave(int file);

@@ -111,23 +111,6 @@ static void test_own_ring_receives_what_came_first_first(void)
     close(r.fd);
 }
 
-/* It was served before, and has bytes unread when the program makes a ring of its own. */
-static void test_own_ring_made_while_bytes_are_unread(void)
-{
-    struct pair p = pair_open_held(100);
-    struct own_ring r;
-
-    own_ring_open(&r);
-    own_ring_take(&r, &p, IORING_OP_RECV, 40);
-    take(&p, 20);
-    own_ring_take(&r, &p, IORING_OP_READ, 40);
-    check_empty(p.us);
-    put(&p, 20);
-    own_ring_take(&r, &p, IORING_OP_RECV, 20);
-    close(r.fd);
-    pair_close(&p);
-}
-
 static void test_own_ring_closes_the_connection(void)
 {
     struct own_ring r;
@@ -146,7 +129,6 @@ static void test_own_ring_closes_the_connection(void)
 
 const struct test_case test_cases[] = {
     CASE(test_own_ring_receives_what_came_first_first),
-    CASE(test_own_ring_made_while_bytes_are_unread),
     CASE(test_own_ring_closes_the_connection),
     CASES_END,
 };
