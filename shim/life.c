@@ -163,19 +163,21 @@ static int end_now(struct pbs_sock *s, int fd)
     return seconds;
 }
 
-/* Until the peer has acknowledged all, as in the kernel's sk_stream_wait_close(), which a signal
- * ends, too. Nobody is woken by that who is not in it. */
-static void linger(int fd, int seconds)
+/* Until the peer has acknowledged all, as in the kernel's sk_stream_wait_close(), which a handler ends,
+ * too. Nobody is woken by that who is not in it. */
+static void linger(struct pbs_thread *self, int fd, int seconds)
 {
-    int64_t end = seconds ? pbs_now_ns() + seconds * INT64_C(1000000000) : 0;
+    int64_t end = pbs_now_ns() + seconds * INT64_C(1000000000);
     struct timespec nap = {0, 1000000};
     uint8_t state = 0; /* the first of struct tcp_info */
     socklen_t len = sizeof(state);
 
-    while (seconds && pbs_sys5(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 &&
+    atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
+    while (pbs_sys5(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 &&
            (state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK) &&
-           pbs_now_ns() < end && pbs_sys2(SYS_nanosleep, &nap, NULL) == 0)
-        ;
+           pbs_now_ns() < end &&
+           atomic_load_explicit(&self->wait_signal, memory_order_relaxed) == PBS_SIG_NONE)
+        pbs_sys2(SYS_nanosleep, &nap, NULL);
 }
 
 /* s locked, fd its last number, nothing of it armed in another thread's wait. missed: the number
@@ -249,7 +251,8 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
         }
         seconds = last_close(s, fd, missed);
         pbs_crit_leave(self);
-        linger(fd, seconds);
+        if (seconds)
+            linger(self, fd, seconds);
         return;
     }
     pbs_unlock(&s->file.lock);
