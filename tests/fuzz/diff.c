@@ -19,7 +19,7 @@
 
 struct shared_count {
     _Atomic uint64_t next;
-    _Atomic long runs, failures, broken, topups, extra_edges, smallest;
+    _Atomic long runs, failures, broken, topups, extra_edges, quiet_ends, smallest;
 };
 
 static struct fz_options o;
@@ -89,6 +89,7 @@ static void run_one(const char *name, struct fz_script *s)
     count->runs++;
     count->topups += v.topups;
     count->extra_edges += v.extra_edges;
+    count->quiet_ends += v.quiet_ends;
     if (v.plain_broken) {
         count->broken++;
         printf("%s: the plain run does not come to its end\n", name);
@@ -209,10 +210,11 @@ static int verdict(void)
     long ring = fz_counter("ring_bytes");
     bool wrong_ring = false;
 
-    printf("leg %s: %ld runs, %ld differ, %ld broken; short counts %ld, repeated edges %ld; "
+    printf("leg %s: %ld runs, %ld differ, %ld broken; short counts %ld, repeated edges %ld, "
+           "quiet ends %ld; "
            "ring_bytes %ld, served_bytes %ld, processes %ld\n",
            fz_leg_name[o.setup.leg], c->runs, c->failures, c->broken, c->topups, c->extra_edges,
-           ring, fz_counter("served_bytes"), fz_counter("processes"));
+           c->quiet_ends, ring, fz_counter("served_bytes"), fz_counter("processes"));
     if (o.verbose)
         fz_counters_print(stdout);
     if (o.expect) {

@@ -7,11 +7,12 @@
 struct fz_verdict {
     int line;          /* of the first difference; -1: none */
     bool plain_broken; /* the script itself is at fault */
-    long topups, extra_edges;
+    long topups, extra_edges, quiet_ends;
     char plain[FZ_TEXT + FZ_LINE], other[FZ_TEXT + FZ_LINE];
 };
 
-int fz_compare(const struct fz_log *plain, const struct fz_log *other);
+/* the first line of s that differs; -1: none. What is let pass is counted in other */
+int fz_compare(const struct fz_script *s, const struct fz_log *plain, struct fz_log *other);
 /* one plain run and one in the leg */
 void fz_try(const struct fz_setup *setup, const struct fz_script *s, struct fz_verdict *v);
 /* the script's lines with the result of each, up to the first difference */

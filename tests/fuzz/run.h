@@ -33,7 +33,7 @@ struct fz_entry {
 struct fz_log {
     int n;
     bool broken; /* the harness, not the program, failed: hang or death; why stands in the log */
-    long topups, extra_edges;
+    long topups, extra_edges, quiet_ends;
     struct fz_entry *entry; /* one a line, and one for the end */
 };
 
