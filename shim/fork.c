@@ -164,8 +164,10 @@ static void add_heir(struct pbs_legacy *l, int fd, struct pbs_file *f)
             pbs_rx_spill(s, fd, &l->pen);
         h->spill = s->spill;
         h->spill_file = s->spill_file;
-        if (h->spill)
+        if (h->spill) {
+            h->spill->alone = false;
             pbs_spill_join(h->spill_file);
+        }
     }
     f->place = l->nheirs++;
 }
@@ -324,8 +326,8 @@ static void lend(int fd, struct pbs_file *f, bool share, struct pbs_spill_pen *p
         pbs_gate_share(f);
     if (pen->file >= 0 && s)
         pbs_rx_spill(s, fd, pen);
-    if (s && s->spill && !share)
-        s->spill->alone = pbs_gate_alone(f);
+    if (s && s->spill)
+        s->spill->alone = !share && pbs_gate_alone(f);
 }
 
 void pbs_legacy_lend(struct pbs_thread *self, bool share)

@@ -248,8 +248,10 @@ PBS_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
     size_t asked = 0;
 
-    if (pbs_fdtab_miss(fd) && !pbs_attention)
+    if (pbs_fdtab_miss(fd)) {
+        pbs_attend();
         return receive_rights(fd, msg, flags);
+    }
     return recvmsg_ours(fd, msg, (unsigned)flags, &asked);
 }
 

@@ -22,6 +22,8 @@ static void give(struct pbs_sock *s, int fd)
         pbs_gate_share(&s->file);
         if (n)
             pbs_rx_spill(s, fd, &pen);
+        if (s->spill)
+            s->spill->alone = false;
     }
     pbs_unlock(&s->file.lock);
     if (n)
