@@ -12,6 +12,7 @@ struct heir {
     enum pbs_file_kind kind;
     uint32_t entry;
     bool shared, refused, tcp, listening, impatient, pass;
+    bool known;      /* in the child: some number stands for it */
     unsigned nitems; /* of an instance; those of all follow each other */
     struct pbs_spill *spill;
     int spill_file;
@@ -281,6 +282,32 @@ static void enter_member(struct pbs_thread *self, const struct member *m)
         it->spent = m->spent;
 }
 
+/*
+ * Another thread of the parent may have closed the number, and used it again, during the fork. Asked
+ * now, and not when the bytes are read: by then a filter of system calls may kill for the question.
+ */
+static bool is_its(int fd, const struct pbs_file *f)
+{
+    struct pbs_spill *e = f->kind == PBS_FILE_SOCK ? pbs_sock_spill((struct pbs_sock *)f) : NULL;
+
+    return !e || pbs_ask_cookie(fd) == e->cookie;
+}
+
+static void enter_number(int fd, struct heir *h)
+{
+    if (!h->file || !is_its(fd, h->file))
+        return;
+    h->known = true;
+    pbs_fdtab_set(fd, h->file);
+}
+
+/* No number stands for it: nobody will read what it holds. */
+static void forget(struct heir *h)
+{
+    if (h->file && h->kind == PBS_FILE_SOCK && !h->known)
+        pbs_rx_unspill((struct pbs_sock *)h->file);
+}
+
 void pbs_legacy_enter(struct pbs_thread *self, struct pbs_legacy *l)
 {
     pbs_crit_enter(self);
@@ -294,12 +321,10 @@ void pbs_legacy_enter(struct pbs_thread *self, struct pbs_legacy *l)
         h->file->entry = h->entry;
         h->file->shared = h->shared;
     }
-    for (unsigned i = 0; i < l->nnumbers; i++) {
-        struct pbs_file *f = l->heirs[l->numbers[i].heir].file;
-
-        if (f)
-            pbs_fdtab_set(l->numbers[i].fd, f);
-    }
+    for (unsigned i = 0; i < l->nnumbers; i++)
+        enter_number(l->numbers[i].fd, &l->heirs[l->numbers[i].heir]);
+    for (unsigned i = 0; i < l->nheirs; i++)
+        forget(&l->heirs[i]);
     for (unsigned i = 0; i < l->nmembers; i++)
         enter_member(self, &l->members[i]);
     pbs_crit_leave(self);

@@ -31,12 +31,27 @@ static void give_up(enum pbs_reason why)
     pbs_thaw();
 }
 
+/* Before and after a filter is installed: other threads may be under it before the call returns. */
+static bool confine(void)
+{
+    give_up(PBS_WHY_seccomp);
+    return atomic_exchange(&pbs_user_confined, true);
+}
+
+static long confined(bool before, long r)
+{
+    if (r < 0)
+        atomic_store(&pbs_user_confined, before);
+    return r;
+}
+
 /* Reads all the arguments that there can be, passed or not, as libc's own does. */
 #define PBS_READS_ALL __attribute__((no_sanitize_address))
 
 PBS_EXPORT PBS_READS_ALL int prctl(int op, ...)
 {
     unsigned long a, b, c, d;
+    bool before;
     va_list ap;
 
     va_start(ap, op);
@@ -45,9 +60,10 @@ PBS_EXPORT PBS_READS_ALL int prctl(int op, ...)
     c = va_arg(ap, unsigned long);
     d = va_arg(ap, unsigned long);
     va_end(ap);
-    if (op == PR_SET_SECCOMP)
-        give_up(PBS_WHY_seccomp);
-    return real.prctl(op, a, b, c, d);
+    if (op != PR_SET_SECCOMP)
+        return real.prctl(op, a, b, c, d);
+    before = confine();
+    return (int)confined(before, real.prctl(op, a, b, c, d));
 }
 
 /* Who takes a number over; all others cost one look. */
@@ -92,8 +108,12 @@ PBS_EXPORT PBS_READS_ALL long syscall(long nr, ...)
         a[i] = va_arg(ap, long);
     va_end(ap);
     if ((nr == SYS_prctl && a[0] == PR_SET_SECCOMP) ||
-        (nr == SYS_seccomp && (a[0] == SECCOMP_SET_MODE_STRICT || a[0] == SECCOMP_SET_MODE_FILTER)))
-        give_up(PBS_WHY_seccomp);
+        (nr == SYS_seccomp &&
+         (a[0] == SECCOMP_SET_MODE_STRICT || a[0] == SECCOMP_SET_MODE_FILTER))) {
+        bool before = confine();
+
+        return confined(before, real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]));
+    }
     if (nr == SYS_io_uring_setup)
         give_up(PBS_WHY_io);
     if (!pbs_fdtab_size || (size_t)nr >= sizeof(takes) / sizeof(*takes) || !takes[nr])

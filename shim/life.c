@@ -193,7 +193,7 @@ static int last_close(struct pbs_sock *s, int fd, bool missed)
     /* A sleeper's reference keeps it open, as in the kernel. */
     if (alone && owner && s->call != owner->call)
         seconds = end_now(s, fd);
-    else if (alone && pbs_sock_unread(s))
+    else if (alone && pbs_sock_unread(s) && !pbs_user_confined)
         reset_at_close(fd);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
     pbs_rx_unspill(s);

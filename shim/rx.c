@@ -66,7 +66,7 @@ static inline bool dry(struct pbs_thread *self, struct pbs_sock *s)
 static bool top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    long long flags)
 {
-    if (dry(self, s))
+    if (pbs_user_confined || dry(self, s))
         return false;
     if (s->armed && s->ring == self->ring) {
         bool empty = pbs_rx_look(self, s);

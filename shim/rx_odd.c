@@ -52,7 +52,7 @@ bool pbs_rx_faults(struct pbs_thread *self, struct pbs_sock *s, int fd, const st
 
     /* More would take room from others in the cache of proved pages, and memory from the machine:
      * what is proved is there. */
-    if (dst->left <= 2 * PBS_USER_RUN && pbs_rx_prove_all(self, dst))
+    if (pbs_user_confined || (dst->left <= 2 * PBS_USER_RUN && pbs_rx_prove_all(self, dst)))
         return false;
     pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
     there += queued > 0 ? (size_t)queued : 0;
@@ -149,7 +149,7 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
     if (err)
         return -err;
     pbs_count(self, served_calls);
-    if (dst->left && dst->done) {
+    if (dst->left && dst->done && !pbs_user_confined) {
         /* Once something is there the kernel goes on to sleep for MSG_WAITALL alone. */
         if (!(flags & MSG_WAITALL) || (flags & MSG_DONTWAIT))
             behind |= MSG_DONTWAIT;

@@ -54,7 +54,8 @@ void pbs_rx_unspill(struct pbs_sock *s)
     if (!s->spill)
         return;
     s->spill = NULL;
-    pbs_spill_leave(s->spill_file);
+    if (!pbs_user_confined) /* it costs system calls */
+        pbs_spill_leave(s->spill_file);
 }
 
 /* All of it has been read, by whomever. */
@@ -62,12 +63,6 @@ static void settle(struct pbs_sock *s)
 {
     if (!pbs_spill_left(s->spill) && !s->spill->error)
         pbs_rx_unspill(s);
-}
-
-/* Another thread of the parent may have closed the number, and used it again, during the fork. */
-static bool is_its(struct pbs_sock *s, int fd)
-{
-    return pbs_ask_cookie(fd) == s->spill->cookie;
 }
 
 /* Up to n bytes to dst, which is proved for them. s locked. */
@@ -98,11 +93,6 @@ ssize_t pbs_rx_spilled(struct pbs_thread *self, struct pbs_sock *s, int fd, stru
     pbs_lock(&s->file.lock);
     if (!s->spill)
         goto out;
-    if (pbs_fdtab_is(fd, &s->file) && !is_its(s, fd)) {
-        pbs_rx_unspill(s);
-        s->file.shared = true;
-        goto out;
-    }
     if (!pbs_fdtab_is(fd, &s->file) && !pbs_rx_pins(self, s))
         goto out;
     take(s, dst, n, flags & MSG_TRUNC);

@@ -19,6 +19,13 @@ static inline void pbs_user_changed(void)
     atomic_fetch_add_explicit(&pbs_user_epoch, 1, memory_order_release);
 }
 
+/*
+ * The program has installed a filter of system calls, which may kill for any call that the program does not
+ * make itself. Nothing is asked of the kernel from then on: memory is taken to be good, and what is
+ * behind held bytes waits for the next receive.
+ */
+extern atomic_bool pbs_user_confined;
+
 /* Not even an address of the program's: the kernel refuses it before it looks for bytes. */
 static inline bool pbs_user_absurd(const void *p, size_t n)
 {
