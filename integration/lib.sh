@@ -17,7 +17,7 @@
 : "${LIB:?the library}" "${BUILD:=$(dirname "$LIB")}"
 # Whether held bytes survive a fork and an exec, so that whoever has the socket next goes on with them.
 # Until then scripts leave such cases out, but in the plain leg. The one line that switches them on.
-: "${INHERITED:=no}"
+: "${INHERITED:=yes}"
 work=$(mktemp -d "${TMPDIR:-/tmp}/pbufshim.XXXXXX")
 
 # below PID: its children and theirs.

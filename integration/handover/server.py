@@ -8,7 +8,7 @@ spawn       os.posix_spawn
 fork        os.fork, dup2, exec
 vanish      os.fork first; the child reads the line, and becomes the command
 alone       the same, when the parent has closed the socket
-passed      sent to a helper that was there before, which runs the command
+passed      sent to ourselves and received by a child, forked then, which runs the command
 thread      subprocess, while another thread is in the middle of a receive on another connection
 """
 import os
@@ -91,19 +91,17 @@ def alone(sock):
     return os.waitpid(child, 0)[1]
 
 
-def helper(side):
-    """Runs the command on each socket that comes, and says how it went."""
-    while True:
-        data, fds, _, _ = socket.recv_fds(side, 1, 1)
-        if not data:
-            os._exit(0)
-        with socket.socket(fileno=fds[0]) as sock:
-            side.sendall(bytes([popen(sock) & 255]))
-
-
 def passed(sock):
-    socket.send_fds(ours, [b"x"], [sock.fileno()])
-    return ours.recv(1)[0]
+    here, there = socket.socketpair()
+    socket.send_fds(here, [b"x"], [sock.fileno()])
+    if (child := os.fork()) == 0:
+        sock.close()
+        _, fds, _, _ = socket.recv_fds(there, 1, 1)
+        with socket.socket(fileno=fds[0]) as got:
+            os._exit(popen(got))
+    here.close()
+    there.close()
+    return os.waitpid(child, 0)[1]
 
 
 def thread(sock):
@@ -132,13 +130,6 @@ def stop(*_):
 
 
 signal.signal(signal.SIGTERM, stop)
-if MODE == "passed":
-    ours, theirs = socket.socketpair()
-    if os.fork() == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        ours.close()
-        helper(theirs)
-    theirs.close()
 
 with socket.create_server(("127.0.0.1", PORT), backlog=64) as listener:
     while True:
