@@ -22,6 +22,10 @@
 #include "tcp.h"
 #include "test.h"
 
+#if TEST_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
+
 static uint8_t buf[4096];
 
 static pid_t by_fork(void)
@@ -149,6 +153,10 @@ static int child_closes(void *arg)
 
 static pid_t run_on_stack(int (*fn)(void *), int flags, void *arg)
 {
+#if TEST_ASAN
+    /* A child that shared our memory and executed a program left its frames' marks here. */
+    ASAN_UNPOISON_MEMORY_REGION(stack, sizeof(stack));
+#endif
     return MUST(clone(fn, stack + sizeof(stack), flags | SIGCHLD, arg));
 }
 

@@ -255,7 +255,7 @@ static void on_standard_input(struct pair *p, void (*run)(char *out, size_t size
     p->got += n;
 }
 
-#define DUMP_40 "dd bs=1 count=40 2>/dev/null | od -An -v -tx1 | tr -d '\\n'"
+#define DUMP_40 "od -An -v -tx1 -N40 | tr -d '\\n'"
 
 static void by_popen(char *out, size_t size)
 {
