@@ -26,7 +26,17 @@ __attribute__((constructor)) static void start(void)
     at_quick_exit(pbs_proc_end);
 }
 
+static void stop_last(int status, void *none)
+{
+    (void)status;
+    (void)none;
+    pbs_proc_end();
+}
+
+/* Other libraries' destructors may come behind this one, and still speak: what is registered by one of
+ * them, for no library, exit() runs when it is through with all. */
 __attribute__((destructor)) static void stop(void)
 {
-    pbs_proc_end();
+    if (on_exit(stop_last, NULL) != 0)
+        pbs_proc_end();
 }

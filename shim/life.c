@@ -306,15 +306,18 @@ void pbs_close_range(unsigned lo, unsigned hi)
         pbs_close_fd(fd);
 }
 
-/* Bytes that the program has not read: held, or queued where a request that nobody could cancel,
- * its owner being away from the shim, takes them when the process ends. */
-static bool unread(struct pbs_sock *s, int fd)
+/*
+ * The kernel closes fd after this. A request whose owner is away from the shim would keep it open for
+ * some ticks more; but a stream may still have bytes to write when all functions at the end have run.
+ */
+static void part_with(struct pbs_sock *s, int fd)
 {
-    int queued = 0;
-
-    if (!pbs_sock_unread(s) && s->armed)
-        pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
-    return pbs_sock_unread(s) || queued > 0;
+    if (pbs_user_confined)
+        return;
+    if (s->armed && !(s->revoked && s->revoke_reason == PBS_WHY_stdio))
+        end_now(s, fd);
+    else if (pbs_sock_unread(s))
+        reset_at_close(fd);
 }
 
 void pbs_close_process(void)
@@ -322,6 +325,7 @@ void pbs_close_process(void)
     unsigned lo = 0;
 
     pbs_freeze(PBS_WHY_exit);
+    pbs_ring_end_others(pbs_thread_get());
     for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1) {
         struct pbs_file *f = pbs_fdtab_find(fd);
         struct pbs_thread *self = f ? pbs_thread_get() : NULL;
@@ -330,8 +334,8 @@ void pbs_close_process(void)
             continue;
         pbs_crit_enter(self);
         pbs_lock(&f->lock);
-        if (f->kind == PBS_FILE_SOCK && pbs_gate_alone(f) && unread((struct pbs_sock *)f, fd))
-            reset_at_close(fd);
+        if (f->kind == PBS_FILE_SOCK && pbs_gate_alone(f))
+            part_with((struct pbs_sock *)f, fd);
         if (pbs_fdtab_is(fd, f))
             pbs_gate_leave(f); /* and so its other numbers are nothing to us */
         pbs_unlock(&f->lock);

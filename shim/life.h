@@ -42,7 +42,8 @@ int pbs_born_dup(int fd, int to);
 void pbs_close_fd(int fd);
 void pbs_close_range(unsigned lo, unsigned hi);
 
-/* The process ends: nothing is armed any more, sockets with unread bytes reset as the kernel would. */
+/* The process ends, and no code of the program's runs any more: all connections end now, those with
+ * unread bytes by a reset, as the kernel would. Other threads that come here do not get out again. */
 void pbs_close_process(void);
 
 /* The listening socket's kind, asked of the kernel once: does what it accepts speak TCP? */

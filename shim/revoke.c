@@ -5,7 +5,8 @@
 
 #define MAX_FINISH 64 /* enters to see cancelled requests end; each runs 20 items or more */
 
-static atomic_uint sweep; /* one number for each pass over all rings */
+static atomic_uint sweep;                /* one number for each pass over all rings */
+static struct pbs_thread *_Atomic ender; /* the thread in which the process ends */
 
 /* Puts s on its ring's list. ring->lock held. */
 static void push(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why)
@@ -187,6 +188,18 @@ void pbs_ring_finish_slow(struct pbs_ring *r)
     r->cancelling = false;
 }
 
+void pbs_ring_end_others(struct pbs_thread *self)
+{
+    struct pbs_thread *none = NULL;
+
+    atomic_compare_exchange_strong(&ender, &none, self);
+}
+
+void pbs_ring_end_none(void)
+{
+    atomic_store(&ender, NULL);
+}
+
 void pbs_attend_slow(void)
 {
     struct pbs_thread *self = pbs_self;
@@ -194,6 +207,8 @@ void pbs_attend_slow(void)
 
     if (!self || self->crit)
         return;
+    for (struct pbs_thread *last = atomic_load(&ender); last && last != self;)
+        pbs_sys5(SYS_ppoll, NULL, 0, NULL, NULL, 0); /* handlers run on */
     if (self->ring && atomic_load_explicit(&self->ring->revokes, memory_order_relaxed))
         pbs_ring_drain(self->ring);
     if (self->ring)

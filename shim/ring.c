@@ -408,5 +408,6 @@ void pbs_ring_reset(void)
     live = spare = NULL;
     charged = 0;
     pbs_gate_reset();
+    pbs_ring_end_none();
     atomic_store(&pbs_attention, 0);
 }

@@ -236,10 +236,9 @@ enum seen peer_sees(int fd, int64_t ms)
     /* The kernel's own word, asked without taking anything; events that stay do not end the wait. */
     do {
         struct pollfd pfd = {.fd = fd, .events = POLLRDHUP};
-        int state;
+        int state = tcp_state(fd); /* first: a reset that comes in between is an error by then */
 
         RAW3(SYS_poll, &pfd, 1, 0);
-        state = tcp_state(fd);
         if (pfd.revents & POLLERR)
             return SEEN_RESET;
         if (state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_TIME_WAIT ||
