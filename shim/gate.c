@@ -54,12 +54,14 @@ void pbs_gate_share(struct pbs_file *f)
     f->shared = true;
 }
 
-void pbs_gate_leave(struct pbs_file *f)
+bool pbs_gate_leave(struct pbs_file *f)
 {
-    if (f->entry)
-        pbs_ledger_leave(f->entry);
+    bool last = !f->entry || pbs_ledger_leave(f->entry);
+
+    last = last && !f->shared;
     f->entry = 0;
     f->shared = true;
+    return last;
 }
 
 void pbs_gate_reset(void)

@@ -30,8 +30,9 @@ void pbs_gate_born(struct pbs_file *f, uint64_t gen);
 /* Others may hold f from now on, and nobody counts them: for good, in every process that has it. f locked. */
 void pbs_gate_share(struct pbs_file *f);
 
-/* This process is done with f: its last number is gone, or it ends. f locked. */
-void pbs_gate_leave(struct pbs_file *f);
+/* This process is done with f: its last number is gone, or it ends. f locked. True: and no other holds
+ * it. Of two that leave at once one is told so. */
+bool pbs_gate_leave(struct pbs_file *f);
 
 /* In a forked child: nobody forks. */
 void pbs_gate_reset(void);

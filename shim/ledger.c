@@ -54,9 +54,9 @@ void pbs_ledger_join(uint32_t entry)
     atomic_fetch_add(&ledger[entry].holders, 1);
 }
 
-void pbs_ledger_leave(uint32_t entry)
+bool pbs_ledger_leave(uint32_t entry)
 {
-    atomic_fetch_sub(&ledger[entry].holders, 1);
+    return atomic_fetch_sub(&ledger[entry].holders, 1) == 1;
 }
 
 unsigned pbs_ledger_holders(uint32_t entry)

@@ -16,8 +16,8 @@ uint32_t pbs_ledger_open(uint64_t cookie);
 
 void pbs_ledger_join(uint32_t entry);
 
-/* One process less holds it. */
-void pbs_ledger_leave(uint32_t entry);
+/* One process less holds it. True: it was the last. */
+bool pbs_ledger_leave(uint32_t entry);
 
 unsigned pbs_ledger_holders(uint32_t entry);
 

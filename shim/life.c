@@ -193,7 +193,7 @@ static int last_close(struct pbs_sock *s, int fd, bool missed)
     /* A sleeper's reference keeps it open, as in the kernel. */
     if (alone && owner && s->call != owner->call)
         seconds = end_now(s, fd);
-    else if (alone && pbs_sock_unread(s) && !pbs_user_confined)
+    else if (pbs_gate_leave(&s->file) && !missed && pbs_sock_unread(s) && !pbs_user_confined)
         reset_at_close(fd);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
     pbs_rx_unspill(s);
@@ -334,10 +334,9 @@ void pbs_close_process(void)
             continue;
         pbs_crit_enter(self);
         pbs_lock(&f->lock);
-        if (f->kind == PBS_FILE_SOCK && pbs_gate_alone(f))
+        /* And so its other numbers are nothing to us. */
+        if (pbs_fdtab_is(fd, f) && pbs_gate_leave(f) && f->kind == PBS_FILE_SOCK)
             part_with((struct pbs_sock *)f, fd);
-        if (pbs_fdtab_is(fd, f))
-            pbs_gate_leave(f); /* and so its other numbers are nothing to us */
         pbs_unlock(&f->lock);
         pbs_crit_leave(self);
     }
