@@ -238,6 +238,8 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             if (dst->done || (flags & PBS_RX_ONCE))
                 r = pbs_rx_rest(self, s, fd, dst, (int)flags);
             goto out;
+        case PBS_RX_HELD:
+            continue;
         case PBS_RX_ARMED:
             break;
         }

@@ -111,10 +111,11 @@ ssize_t pbs_rx_sleep(struct pbs_thread *self, struct pbs_sock *s, int64_t deadli
 /* Marks this thread as about to make a real call on s (thread.h: plain, call). */
 void pbs_rx_begin_plain(struct pbs_thread *self, struct pbs_sock *s);
 
-enum pbs_armed { PBS_RX_ARMED, PBS_RX_UNARMED, PBS_RX_GONE, PBS_RX_ELSEWHERE };
+enum pbs_armed { PBS_RX_ARMED, PBS_RX_HELD, PBS_RX_UNARMED, PBS_RX_GONE, PBS_RX_ELSEWHERE };
 
 /*
- * Sees to it that s is armed here, and pins it if the call may sleep. PBS_RX_UNARMED: it is not, nothing is
+ * Sees to it that s is armed here, and pins it if the call may sleep. PBS_RX_HELD: something has come,
+ * which another process may yet take: it is not armed for that. PBS_RX_UNARMED: it is not, nothing is
  * held, and the thread is marked as about to make a plain call. PBS_RX_GONE: the number is, and the request
  * of the call that slept has ended. PBS_RX_ELSEWHERE: the number stands for something else.
  */
@@ -126,7 +127,8 @@ void pbs_rx_step_back(struct pbs_thread *self, struct pbs_sock *s);
 
 /* ---- the rare ways (rx_odd.c) ---- */
 
-/* MSG_PEEK on held bytes: those, then what the kernel has. PBS_RX_PASS: none are held. */
+/* MSG_PEEK on held bytes: those, then what the kernel has. PBS_RX_PASS: none are held, or another
+ * process has read some meanwhile: look again. */
 ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags);
 

@@ -128,6 +128,7 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
 {
     size_t held = pbs_sock_unread(s), left = dst->left, n = held < left ? held : left;
     int behind = MSG_PEEK | (flags & MSG_TRUNC), err = 0;
+    const struct pbs_dst whole = *dst;
     ssize_t r;
 
     if (!n && !pbs_sock_error(s))
@@ -163,6 +164,10 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
         if (r > 0) {
             self->ready_epoch++;
             pbs_dst_advance(dst, (size_t)r);
+        }
+        if (pbs_sock_unread(s) != held) { /* another process has read in between: no one stream */
+            *dst = whole;
+            return PBS_RX_PASS;
         }
     }
     return dst->done ? (ssize_t)dst->done : PBS_RX_PASS;

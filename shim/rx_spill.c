@@ -107,10 +107,11 @@ out:
 
 void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst, size_t skip)
 {
-    size_t n = pbs_spill_left(s->spill), gone = skip < n ? skip : n;
+    const uint8_t *data = NULL;
+    size_t n = s->spill ? pbs_spill_look(s->spill, &data) : 0, gone = skip < n ? skip : n;
 
     if (n > gone)
-        pbs_dst_fill(dst, pbs_spill_data(s->spill) + gone, n - gone);
+        pbs_dst_fill(dst, data + gone, n - gone);
     pbs_sock_peek(s, dst, skip - gone);
 }
 

@@ -83,7 +83,7 @@ enum pbs_armed pbs_rx_prepare(struct pbs_thread *self, struct pbs_sock *s, int f
                   : s->armed                       ? PBS_RX_ARMED
                                                    : PBS_RX_GONE;
     } else if (pbs_sock_holds(s)) {
-        verdict = PBS_RX_ARMED; /* came meanwhile */
+        verdict = PBS_RX_HELD; /* came meanwhile */
     } else if (self->plain) {
         verdict = PBS_RX_UNARMED; /* in a handler that interrupted a plain call */
     } else if (look_only ? s->armed && s->ring == self->ring : pbs_adopt(self, s, fd, *sleeps)) {

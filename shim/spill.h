@@ -33,10 +33,13 @@ static inline size_t pbs_spill_left(struct pbs_spill *e)
 /* Takes up to n bytes, which are at *data then. Returns how many. */
 size_t pbs_spill_claim(struct pbs_spill *e, size_t n, const uint8_t **data);
 
-/* The bytes that a claim would give. */
-static inline const uint8_t *pbs_spill_data(struct pbs_spill *e)
+/* The bytes that a claim would give now, and how many: another process may claim them meanwhile. */
+static inline size_t pbs_spill_look(struct pbs_spill *e, const uint8_t **data)
 {
-    return (const uint8_t *)e + e->off + atomic_load_explicit(&e->at, memory_order_relaxed);
+    uint64_t at = atomic_load_explicit(&e->at, memory_order_relaxed);
+
+    *data = (const uint8_t *)e + e->off + at;
+    return (size_t)(e->len - at);
 }
 
 /* ---- files; they are counted by those of this process that may read in them ---- */
