@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "ghost.h"
@@ -51,9 +52,14 @@ static void *map_shared(size_t size, int fd)
 /* A memory file as high as the limit allows. -1: none is to be had. */
 static int make_fd(size_t size)
 {
-    long low = pbs_sys2(SYS_memfd_create, "pbufshim", MFD_CLOEXEC);
+    struct rlimit64 lim = {.rlim_cur = RLIM64_INFINITY};
     int fd = -1;
+    long low;
 
+    pbs_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &lim);
+    if (size > lim.rlim_cur) /* memory files count, and SIGXFSZ would kill */
+        return -1;
+    low = pbs_sys2(SYS_memfd_create, "pbufshim", MFD_CLOEXEC);
     if (low < 0)
         return -1;
     if (pbs_sys2(SYS_ftruncate, low, size) == 0)
