@@ -64,7 +64,7 @@ static void count(unsigned *numbers, unsigned *members)
 }
 
 /* Room for what sockets hold, in shared memory. False: there is nothing, or no room for it. */
-static bool begin_spill(struct pbs_spill_pen *pen)
+static bool begin_spill(struct pbs_spill_pen *pen, bool image)
 {
     unsigned lo = 0, socks = 0;
     size_t bytes = 0;
@@ -72,7 +72,8 @@ static bool begin_spill(struct pbs_spill_pen *pen)
     pen->file = -1;
     for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1) {
         struct pbs_file *f = pbs_fdtab_find(fd);
-        size_t n = f && f->kind == PBS_FILE_SOCK ? pbs_rx_spill_size((struct pbs_sock *)f) : 0;
+        size_t n =
+            f && f->kind == PBS_FILE_SOCK ? pbs_rx_spill_size((struct pbs_sock *)f, image) : 0;
 
         bytes += n;
         socks += n > 0;
@@ -162,7 +163,7 @@ static void add_heir(struct pbs_legacy *l, int fd, struct pbs_file *f)
         h->pass = s->state == PBS_PASS;
         s->stale = true; /* the child may change how it behaves */
         if (l->pen.file >= 0)
-            pbs_rx_spill(s, fd, &l->pen);
+            pbs_rx_spill(s, fd, &l->pen, false);
         h->spill = s->spill;
         h->spill_file = s->spill_file;
         if (h->spill) {
@@ -215,7 +216,7 @@ struct pbs_legacy *pbs_legacy_make(struct pbs_thread *self)
     pbs_lock(&making);
     l = room();
     if (l) {
-        begin_spill(&l->pen);
+        begin_spill(&l->pen, false);
         l->reads = true;
     } else {
         share_all();
@@ -350,7 +351,7 @@ static void lend(int fd, struct pbs_file *f, bool share, struct pbs_spill_pen *p
     if (share && flags >= 0 && !(flags & FD_CLOEXEC))
         pbs_gate_share(f);
     if (pen->file >= 0 && s)
-        pbs_rx_spill(s, fd, pen);
+        pbs_rx_spill(s, fd, pen, true);
     if (s && s->spill)
         s->spill->alone = !share && pbs_gate_alone(f);
 }
@@ -361,7 +362,7 @@ void pbs_legacy_lend(struct pbs_thread *self, bool share)
     unsigned lo = 0;
 
     pbs_crit_enter(self);
-    begin_spill(&pen);
+    begin_spill(&pen, true);
     for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1) {
         struct pbs_file *f = pbs_fdtab_find(fd);
 

@@ -146,11 +146,12 @@ void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r);
 
 /* ---- bytes in shared memory (rx_spill.c); s locked unless said otherwise ---- */
 
-/* How much room a spill of what s holds may need; 0: it holds nothing of its own. Not locked. */
-size_t pbs_rx_spill_size(struct pbs_sock *s);
+/* How much room a spill of what s holds may need; 0: it holds nothing of its own. Not locked. image:
+ * what is in memory that a new image cannot be given is moved as well, away from who shares that. */
+size_t pbs_rx_spill_size(struct pbs_sock *s, bool image);
 
 /* Moves all that s holds there. False: there is no room, and it stays. */
-bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen);
+bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen, bool image);
 
 /* This process reads there no more. */
 void pbs_rx_unspill(struct pbs_sock *s);

@@ -6,17 +6,17 @@
 #include "rx.h"
 
 /* Held here, or where a new image cannot be given it. */
-static bool is_due(struct pbs_sock *s)
+static bool is_due(struct pbs_sock *s, bool image)
 {
-    return s->held || s->error || (s->spill && !pbs_spill_lasts(s->spill_file));
+    return s->held || s->error || (image && s->spill && !pbs_spill_lasts(s->spill_file));
 }
 
-size_t pbs_rx_spill_size(struct pbs_sock *s)
+size_t pbs_rx_spill_size(struct pbs_sock *s, bool image)
 {
-    return is_due(s) ? pbs_sock_unread(s) + 1 : 0;
+    return is_due(s, image) ? pbs_sock_unread(s) + 1 : 0;
 }
 
-bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen)
+bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen, bool image)
 {
     size_t old = pbs_spill_left(s->spill), len = s->held + old;
     const uint8_t *front;
@@ -24,7 +24,7 @@ bool pbs_rx_spill(struct pbs_sock *s, int fd, struct pbs_spill_pen *pen)
     struct iovec iov;
     uint8_t *data;
 
-    if (!is_due(s))
+    if (!is_due(s, image))
         return true;
     e = pbs_spill_add(pen, pbs_ask_cookie(fd), len, pbs_sock_error(s), &data);
     if (!e)

@@ -13,7 +13,7 @@
 static void give(struct pbs_sock *s, int fd)
 {
     struct pbs_spill_pen pen;
-    size_t n = pbs_rx_spill_size(s);
+    size_t n = pbs_rx_spill_size(s, false);
 
     if (!n || !pbs_spill_begin(&pen, 1, n))
         n = 0;
@@ -21,7 +21,7 @@ static void give(struct pbs_sock *s, int fd)
     if (pbs_fdtab_is(fd, &s->file)) {
         pbs_gate_share(&s->file);
         if (n)
-            pbs_rx_spill(s, fd, &pen);
+            pbs_rx_spill(s, fd, &pen, false);
         if (s->spill)
             s->spill->alone = false;
     }

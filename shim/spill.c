@@ -11,7 +11,8 @@
 
 #include "ghost.h"
 
-#define MOST 32U
+#define OFTEN 32U /* files that are used in turn; the rest only if so many are read */
+#define MOST 256U
 #define MAGIC UINT64_C(0x314c4c4950534250) /* "PBSPILL1" */
 
 /* What a file begins with; the entries follow, then the bytes. */
@@ -27,7 +28,7 @@ static struct {
 } files[MOST];
 
 static struct pbs_lock lock; /* guards which of them are free */
-static unsigned turn;        /* the one to try first, guarded by it */
+static unsigned turns[2];    /* the ones to try first, guarded by it */
 atomic_uint pbs_spill_numbers;
 
 size_t pbs_spill_claim(struct pbs_spill *e, size_t n, const uint8_t **data)
@@ -89,23 +90,34 @@ static void unmap(unsigned i)
 }
 
 /*
- * A place for a file. -1: all are taken. They are used in turn: what is at one stays mapped until
- * its turn comes again, for a thread that looks at a socket without its lock.
+ * A free place, of the first few or of the rest. -1: all are taken. They are used in turn: what is at
+ * one stays mapped until its turn comes again, for a thread that looks at a socket without its lock.
  */
+static int free_place(bool rest, bool unread_too)
+{
+    unsigned lo = rest ? OFTEN : 0, n = rest ? MOST - OFTEN : OFTEN;
+
+    for (unsigned i = 0; i < n; i++) {
+        unsigned at = lo + (turns[rest] + i) % n;
+
+        if (files[at].readers || (!unread_too && files[at].map && unread(files[at].map)))
+            continue;
+        turns[rest] = at - lo + 1;
+        return (int)at;
+    }
+    return -1;
+}
+
+/* A place for a file. -1: all are taken. */
 static int place(struct head *map, int fd)
 {
     int found = -1;
 
     pbs_lock(&lock);
-    for (unsigned i = 0; i < 2 * MOST && found < 0; i++) {
-        unsigned at = (turn + i) % MOST;
-
-        /* What is in flight in a message is unread, and no reader counts it. */
-        if (!files[at].readers && (i >= MOST || !files[at].map || !unread(files[at].map)))
-            found = (int)at;
-    }
+    /* What is in flight in a message is unread, and no reader counts it. */
+    for (unsigned i = 0; i < 4 && found < 0; i++)
+        found = free_place(i % 2, i / 2);
     if (found >= 0) {
-        turn = (unsigned)found + 1;
         unmap((unsigned)found);
         files[found].map = map;
         files[found].fd = fd;

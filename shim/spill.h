@@ -91,7 +91,7 @@ void pbs_spill_yield(int fd);
 /* ---- to another image ---- */
 
 #define PBS_SPILL_ENV "PBUFSHIM_SPILL"
-#define PBS_SPILL_TEXT 256
+#define PBS_SPILL_TEXT 1024
 
 /*
  * Writes the variable that names the files in which something is unread, and lets their numbers
