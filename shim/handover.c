@@ -8,11 +8,20 @@
 #include "conf.h"
 #include "fdtab.h"
 #include "gate.h"
+#include "life.h"
 #include "mem.h"
 #include "rx.h"
 #include "user.h"
 
 #define MOST_FDS 65536U /* numbers that are looked at for a socket */
+
+/* A vfork child's array is its parent's memory, where an exec that succeeds leaves it: until the next. */
+static void tidy(struct pbs_thread *self)
+{
+    if (self->left)
+        pbs_mem_unmap(self->left, self->left_size);
+    self->left = NULL;
+}
 
 /* The program's own array and strings: the kernel refuses a bad one, and so nothing is done here. */
 static bool begins(const char *s, const char *prefix)
@@ -104,6 +113,11 @@ char *const *pbs_handover_begin(struct pbs_handover *h, char *const *envp)
         if (!begins(envp[i], PBS_SPILL_ENV "="))
             h->envp[n++] = envp[i];
     h->envp[n] = h->text;
+    tidy(pbs_self);
+    if (pbs_in_vfork_child) {
+        pbs_self->left = h->envp;
+        pbs_self->left_size = h->size;
+    }
     pbs_count(pbs_self, handovers);
     return h->envp;
 }
@@ -117,6 +131,8 @@ void pbs_handover_end(struct pbs_handover *h)
         return;
     pbs_spill_keep();
     pbs_mem_unmap(h->envp, h->size);
+    if (pbs_self->left == h->envp)
+        pbs_self->left = NULL;
     h->envp = NULL;
 }
 

@@ -62,6 +62,9 @@ struct pbs_thread {
     /* The wait has made pthread_cancel act at once, and registered this clean-up for it. */
     __pthread_unwind_buf_t *cleanup;
 
+    char **left; /* an environment that a vfork child has left here (handover.c) */
+    size_t left_size;
+
     unsigned proved_epoch;             /* pbs_user_epoch when the caches were begun */
     uint64_t proved_write[PBS_PROVED]; /* runs of 16 pages, by the run's number (user.h) */
     uint64_t proved_read[PBS_PROVED];

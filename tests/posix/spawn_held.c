@@ -298,7 +298,35 @@ static void test_shell_commands_read_the_connection_as_their_input(void)
     }
 }
 
+static long pages(void)
+{
+    FILE *f = fopen("/proc/self/statm", "re");
+    long n = 0;
+
+    CHECK(f && fscanf(f, "%ld", &n) == 1);
+    fclose(f);
+    return n;
+}
+
+/* A vfork child makes the image's environment in this process's memory: a page of it stayed each time. */
+static void test_vfork_exec_many_times_leaves_no_memory_behind(void)
+{
+    struct pair p = pair_open_held(100);
+    long before = 0;
+
+    for (int i = 0; i < 60; i++) {
+        if (i == 10)
+            before = pages();
+        check_child(vfork_exec(p.us, reader_args("hold", 0, &p, 0)));
+    }
+    if (!TEST_ASAN && !TEST_TSAN)
+        CHECK(pages() - before < 20);
+    take(&p, 100);
+    pair_close(&p);
+}
+
 const struct test_case test_cases[] = {
+    CASE_ONCE(test_vfork_exec_many_times_leaves_no_memory_behind),
     CASE(test_vfork_dup2_exec_reads_the_rest),
     CASE(test_vfork_child_reads_itself),
     CASE(test_vfork_child_that_ends_leaves_all_to_the_parent),
