@@ -155,8 +155,8 @@ static void test_passed_to_a_child_that_has_it_already(void)
         take(&s->p, 40);
         _exit(0);
     }
-    send_fds(through[0], &s->p.us, 1, BY_SENDMSG);
-    fd = s->p.us;
+    fd = s->p.us; /* the child writes its own there, as soon as it has it */
+    send_fds(through[0], &fd, 1, BY_SENDMSG);
     check_child(pid);
     s->p.us = fd;
     take(&s->p, 60);
