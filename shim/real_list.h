@@ -159,6 +159,8 @@
     X(int, system, (const char *command), (command), NONE)                                         \
     X(int, wordexp, (const char *words, wordexp_t *we, int flags), (words, we, flags), NONE)       \
     X(FILE *, popen, (const char *command, const char *mode), (command, mode), NONE)               \
+    X(void *, dlopen, (const char *path, int mode), (path, mode), NONE)                            \
+    X(void *, dlmopen, (long space, const char *path, int mode), (space, path, mode), NONE)        \
     X(int, daemon, (int nochdir, int noclose), (nochdir, noclose), NONE)                           \
     X(pid_t, forkpty, (int *master, char *name, const struct termios *t, const struct winsize *w), \
       (master, name, t, w), NONE)                                                                  \

@@ -49,6 +49,7 @@
     X(kick)     /* the kernel lacks FUTEX_WAIT in a ring and there are threads */                  \
     X(excluded) /* PBUFSHIM_ONLY or PBUFSHIM_EXCLUDE */                                            \
     X(seccomp)  /* a filter is being installed */                                                  \
+    X(bound)    /* a library is loaded whose calls go past us */                                   \
     X(memory)   /* out of memory */                                                                \
     X(pool)     /* no buffer free: this receive alone was plain */                                 \
     X(io)       /* bytes moved inside the kernel: spliced, or by a ring of the program */
