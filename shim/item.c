@@ -306,7 +306,10 @@ void pbs_items_arrived(struct pbs_sock *s)
     LL_FOREACH2(s->items, it, sock_next)
     {
         pbs_lock(&it->set->file.lock);
+        if (it->listed && s->pieces && !s->pieces->next)
+            pbs_item_rotate(it); /* all that it was listed for has been read since */
         list(it);
+        pbs_item_told(it);
         pbs_unlock(&it->set->file.lock);
     }
 }

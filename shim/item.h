@@ -25,13 +25,16 @@ struct pbs_item {
     uint64_t data;
     uint32_t events;
     unsigned round;
-    bool twin;    /* another member has the same data: an event cannot be told apart */
-    bool by_data; /* in set->by_data */
-    bool fresh;   /* bytes or an error arrived since it was last reported (edge-triggered) */
-    bool spent;   /* EPOLLONESHOT: reported, disabled until the next MOD */
-    bool listed;  /* in set->ready */
-    bool masked;  /* EPOLLIN is the ring's to tell, and not asked of the kernel (takeover.c) */
-    bool poked;   /* the kernel is asked for output, too, to end a sleep in it (takeover.c) */
+    unsigned
+        early; /* the round in which it is reported before what the kernel has beside (takeover.c) */
+    unsigned turn; /* and at which place there */
+    bool twin;     /* another member has the same data: an event cannot be told apart */
+    bool by_data;  /* in set->by_data */
+    bool fresh;    /* bytes or an error arrived since it was last reported (edge-triggered) */
+    bool spent;    /* EPOLLONESHOT: reported, disabled until the next MOD */
+    bool listed;   /* in set->ready */
+    bool masked;   /* EPOLLIN is the ring's to tell, and not asked of the kernel (takeover.c) */
+    bool poked;    /* the kernel is asked for output, too, to end a sleep in it (takeover.c) */
     /* Down to here it is what every event touches: one cache line. */
     struct pbs_epoll *inner; /* it is an epoll instance itself; NULL: no */
     uint64_t inner_life;     /* of inner, when it was added */
@@ -57,6 +60,7 @@ struct pbs_epoll {
     atomic_uint nmasked;
     unsigned exclusive; /* members with EPOLLEXCLUSIVE */
     unsigned inners;    /* members that are instances */
+    atomic_uint turns;  /* the last item's turn; 0: none is early */
     uint64_t dry_epoch; /* waiter's ready_epoch when all masked members were last seen empty */
     struct pbs_watch
         watch; /* the kernel's side of the instance, while the waiter sleeps in its ring */
@@ -141,6 +145,12 @@ uint32_t pbs_item_asks(struct pbs_thread *self, struct pbs_epoll *set, struct pb
  */
 void pbs_item_poke(struct pbs_item *it);
 void pbs_item_unpoke(struct pbs_item *it, bool told);
+
+/*
+ * The ring tells of a masked member: in the round to come it is early if the kernel has told of nothing
+ * else since it was asked last. set locked.
+ */
+void pbs_item_told(struct pbs_item *it);
 
 /* Does self wait on set in its ring? */
 bool pbs_epoll_taken(struct pbs_thread *self, struct pbs_epoll *set);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "real.h"
 #include "user.h"
@@ -113,6 +114,39 @@ static uint32_t other_bits(const struct pbs_item *it)
     return pbs_sys3(SYS_poll, &p, 1, 0) > 0 ? (uint32_t)(unsigned short)p.revents & ~POLLNVAL : 0;
 }
 
+#define MOST_EARLY 64
+
+/*
+ * News have an order, which a program may see: what the ring told before the kernel had something else
+ * to say comes before that. The kernel's own order stays, and so does ours. set locked.
+ */
+static void put_in_order(struct pbs_epoll *set, struct epoll_event *ev, int n)
+{
+    struct epoll_event first[MOST_EARLY];
+    unsigned turn[MOST_EARLY];
+    int k = 0, rest = n;
+
+    for (int i = n - 1; i >= 0; i--) {
+        uint64_t data = ev[i].data.u64;
+        struct pbs_item *it;
+        int at = k;
+
+        HASH_FIND(hd, set->by_data, &data, sizeof(data), it);
+        if (!it || it->twin || it->early != set->round || k == MOST_EARLY) {
+            ev[--rest] = ev[i];
+            continue;
+        }
+        for (; at > 0 && turn[at - 1] > it->turn; at--) {
+            turn[at] = turn[at - 1];
+            first[at] = first[at - 1];
+        }
+        turn[at] = it->turn;
+        first[at] = ev[i];
+        k++;
+    }
+    memcpy(ev, first, (size_t)k * sizeof(*ev));
+}
+
 /*
  * The kernel's events first, if it is to be asked, ours merged into them, then those of ours that it
  * did not name. When it fills the array alone and we have more, up to half of the next array is
@@ -123,7 +157,7 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
 {
     struct pbs_thread *self = pbs_self;
     struct pbs_item *it, *last;
-    int share = max, n = 0;
+    int share = max, n = 0, kernels;
     bool fits;
 
     if (set->our_turn)
@@ -132,7 +166,7 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
     if (share && ask) {
         /* The poll on the instance fires for a wake-up, not for a level: again, until nothing comes.
          * By no libc call, which is a cancellation point: a lock is held. */
-        set->watch.fired = false;
+        set->watch.fired = set->watch.told = set->watch.echo = false;
         n = (int)pbs_sys4(SYS_epoll_wait, epfd, ev, share, 0);
         pbs_count(self, kernel_entries);
         if (n)
@@ -141,6 +175,7 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
             return n;
         merge(self, set, epfd, ev, n);
     }
+    kernels = n;
     last = set->ready ? set->ready->prev : NULL;
     fits = ours <= max - n;
     for (it = set->ready; it;) {
@@ -164,6 +199,9 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
         }
         it = next;
     }
+    if (kernels && set->turns)
+        put_in_order(set, ev, n);
+    set->turns = 0;
     return n;
 }
 
@@ -372,13 +410,18 @@ int pbs_ready_epoll_slept(struct pbs_epoll *set, int epfd, struct epoll_event *e
     struct pbs_thread *self = pbs_self;
 
     n = pbs_ready_slept(n);
-    if (!self || pbs_likely(n <= 0 || !atomic_load_explicit(&set->nready, memory_order_relaxed)) ||
+    if (!self ||
+        pbs_likely(n <= 0 || (!atomic_load_explicit(&set->nready, memory_order_relaxed) &&
+                              !atomic_load_explicit(&set->turns, memory_order_relaxed))) ||
         !pbs_fdtab_is(epfd, &set->file))
         return n;
     pbs_crit_enter(self);
     pbs_lock(&set->file.lock);
     set->round++;
     merge(self, set, epfd, ev, n);
+    if (set->turns)
+        put_in_order(set, ev, n);
+    set->turns = 0;
     pbs_unlock(&set->file.lock);
     pbs_crit_leave(self);
     return n;

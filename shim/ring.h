@@ -41,6 +41,8 @@ struct pbs_watch {
     uint64_t ud;
     atomic_bool armed;
     atomic_bool fired; /* since it was last cleared, or it may have been */
+    atomic_bool told;  /* it has, by a completion */
+    atomic_bool echo;  /* what it tells of next is an end that the ring told of */
     void (*over)(struct pbs_watch *w);
     struct pbs_watch *next;
     struct pbs_watch *over_next; /* guarded, with over, by ring->lock */

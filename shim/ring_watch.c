@@ -15,6 +15,7 @@ bool pbs_ring_watch(struct pbs_ring *r, struct pbs_watch *w, int fd)
     w->ring = r;
     w->armed = true;
     w->fired = true; /* what was there before is for the first look to find */
+    w->told = false;
     sqe->user_data = w->ud;
     LL_PREPEND(r->watches, w);
     return true;
@@ -29,6 +30,8 @@ void pbs_ring_watch_fired(struct pbs_ring *r, uint64_t ud, unsigned flags)
     if (!w)
         return;
     w->fired = true;
+    w->told = !w->echo;
+    w->echo = false;
     if (flags & IORING_CQE_F_MORE)
         return;
     LL_DELETE(r->watches, w);

@@ -42,10 +42,26 @@ static void unmask(struct pbs_item *it)
 {
     if (!it->masked)
         return;
+    pbs_item_told(it);
     pbs_item_set_masked(it, false);
     if (changeable(it))
         change(it, it->events);
     it->set->watch.fired = true;
+}
+
+void pbs_item_told(struct pbs_item *it)
+{
+    struct pbs_epoll *set = it->set;
+
+    if (!it->masked || !set->watch.armed || set->watch.told)
+        return;
+    if (it->early == set->round + 1)
+        return; /* has its place */
+    it->early = set->round + 1;
+    it->turn = ++set->turns;
+    if (it->sock
+            ->at_end) /* wakes who waits for any member (Linux 6.18: sock_def_wakeup() has no key) */
+        set->watch.echo = true;
 }
 
 void pbs_item_poke(struct pbs_item *it)
