@@ -47,7 +47,7 @@ done
 unset LD_PRELOAD TEST_RING TEST_STATS
 # The library never allocates; what a failing case leaves behind is not of interest.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:handle_segv=0}
-export TSAN_OPTIONS=${TSAN_OPTIONS:-die_after_fork=0:report_signal_unsafe=0:halt_on_error=1:suppressions=$here/tsan.supp}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-die_after_fork=0:atexit_sleep_ms=0:report_thread_leaks=0:report_signal_unsafe=0:halt_on_error=1:suppressions=$here/tsan.supp}
 
 if [ "$leg" = plain ]; then
     exec "$program" "$@"
