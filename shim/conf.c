@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "base.h"
@@ -30,9 +31,20 @@ static bool stderr_usable(void)
            now.st_dev == stderr_at_start.st_dev && now.st_ino == stderr_at_start.st_ino;
 }
 
+/* A file that may not grow so long: SIGXFSZ would be the process's. */
+static bool fits(int fd, unsigned long len)
+{
+    struct rlimit64 lim = {.rlim_cur = RLIM64_INFINITY};
+    struct stat st;
+
+    pbs_sys4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &lim);
+    return lim.rlim_cur == RLIM64_INFINITY || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
+           (rlim64_t)st.st_size + len <= lim.rlim_cur;
+}
+
 static void write_all(int fd, const char *text, unsigned long len)
 {
-    while (len) {
+    while (len && fits(fd, len)) {
         long n = pbs_sys3(SYS_write, fd, text, len);
 
         if (n == -EINTR)
