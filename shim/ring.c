@@ -13,8 +13,9 @@
 #include "mem.h"
 
 static struct pbs_lock list_lock;
-static struct pbs_ring *live, *spare; /* guarded by list_lock */
-static size_t charged;                /* bytes of all live rings, guarded by list_lock */
+static struct pbs_ring *_Atomic live; /* changed under list_lock */
+static struct pbs_ring *spare;        /* guarded by it */
+static size_t charged;                /* bytes of all live rings, guarded by it */
 
 struct pbs_lock *pbs_ring_list_lock(void)
 {
