@@ -12,8 +12,8 @@
 
 struct pbs_legacy;
 
-/* Counts the child as a holder of everything that lives, and moves what is held to shared memory. NULL: nothing lives, or out of memory, and
- * then nothing of it is ever adopted again. */
+/* Counts the child as a holder of everything that lives, and moves what is held to shared memory. NULL:
+ * nothing lives, or out of memory, and then nothing of it is ever adopted again. */
 struct pbs_legacy *pbs_legacy_make(struct pbs_thread *self);
 
 /* There is no child. */
