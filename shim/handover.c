@@ -1,6 +1,7 @@
 #include "handover.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -13,7 +14,7 @@
 #include "rx.h"
 #include "user.h"
 
-#define MOST_FDS 65536U /* numbers that are looked at for a socket */
+#define MOST_FDS 65536U /* numbers that are looked at for a socket where there is no /proc */
 
 /* A vfork child's array is its parent's memory, where an exec that succeeds leaves it: until the next. */
 static void tidy(struct pbs_thread *self)
@@ -152,20 +153,57 @@ static struct pbs_sock *receiver(struct pbs_spill *e, int file)
     return s;
 }
 
+/* What is unread of e is read by those numbers that stand for its socket. */
+struct search {
+    struct pbs_spill *e;
+    int file;
+    struct pbs_sock *s;
+};
+
+static void look(struct search *w, unsigned fd)
+{
+    if (pbs_ask_cookie((int)fd) != w->e->cookie)
+        return;
+    if (!w->s)
+        w->s = receiver(w->e, w->file);
+    if (w->s)
+        pbs_fdtab_set((int)fd, &w->s->file);
+}
+
+/* All open numbers, as /proc has them. False: it has not. */
+static bool look_at_open(struct search *w)
+{
+    struct entry {
+        uint64_t ino, off;
+        unsigned short size;
+        unsigned char type;
+        char name[];
+    };
+    _Alignas(struct entry) char buf[4096];
+    long dir =
+        pbs_sys4(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    long n;
+
+    if (dir < 0)
+        return false;
+    while ((n = pbs_sys3(SYS_getdents64, dir, buf, sizeof(buf))) > 0)
+        for (struct entry *d = (void *)buf; (char *)d < buf + n; d = (void *)((char *)d + d->size))
+            if (d->name[0] != '.')
+                look(w, (unsigned)strtoul(d->name, NULL, 10));
+    pbs_sys1(SYS_close, dir);
+    return n == 0;
+}
+
 static void attach(struct pbs_spill *e, int file)
 {
+    struct search w = {.e = e, .file = file};
     struct rlimit64 lim = {.rlim_cur = MOST_FDS};
-    struct pbs_sock *s = NULL;
 
+    if (look_at_open(&w))
+        return;
     pbs_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &lim);
-    for (unsigned fd = 0; fd < MOST_FDS && fd < lim.rlim_cur; fd++) {
-        if (pbs_ask_cookie((int)fd) != e->cookie)
-            continue;
-        if (!s)
-            s = receiver(e, file);
-        if (s)
-            pbs_fdtab_set((int)fd, &s->file);
-    }
+    for (unsigned fd = 0; fd < MOST_FDS && fd < lim.rlim_cur; fd++)
+        look(&w, fd);
 }
 
 struct pbs_file *pbs_handover_known(uint64_t cookie)

@@ -22,8 +22,10 @@ static void give(struct pbs_sock *s, int fd)
         pbs_gate_share(&s->file);
         if (n)
             pbs_rx_spill(s, fd, &pen, false);
-        if (s->spill)
+        if (s->spill) {
             s->spill->alone = false;
+            pbs_spill_sent(s->spill_file);
+        }
     }
     pbs_unlock(&s->file.lock);
     if (n)

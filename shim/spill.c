@@ -22,12 +22,13 @@ struct head {
 };
 
 static struct {
-    struct head *map;
+    struct head *_Atomic map;
     atomic_uint readers; /* 0: free */
-    int fd;              /* -1: memory alone */
+    _Atomic(int) fd;     /* -1: memory alone */
+    bool sent;           /* what is unread may be in flight in a message, with no reader here */
 } files[MOST];
 
-static struct pbs_lock lock; /* guards which of them are free */
+static struct pbs_lock lock; /* guards which of them are free, and `sent` */
 static unsigned turns[2];    /* the ones to try first, guarded by it */
 atomic_uint pbs_spill_numbers;
 
@@ -89,6 +90,30 @@ static void unmap(unsigned i)
     files[i].map = NULL;
 }
 
+static bool numbered(unsigned i)
+{
+    return files[i].map && files[i].fd >= 0;
+}
+
+/* In flight. lock held. */
+static bool travels(unsigned i)
+{
+    return files[i].sent && files[i].map && unread(files[i].map);
+}
+
+/* Its last reader is gone. lock held. */
+static void let_go(unsigned i)
+{
+    int fd = numbered(i) ? files[i].fd : -1;
+
+    files[i].fd = -1; /* first: it may be the program's own at once */
+    files[i].sent = false;
+    if (fd < 0)
+        return;
+    pbs_sys1(SYS_close, fd);
+    atomic_fetch_sub(&pbs_spill_numbers, 1);
+}
+
 /*
  * A free place, of the first few or of the rest. -1: all are taken. They are used in turn: what is at
  * one stays mapped until its turn comes again, for a thread that looks at a socket without its lock.
@@ -117,7 +142,11 @@ static int place(struct head *map, int fd)
     /* What is in flight in a message is unread, and no reader counts it. */
     for (unsigned i = 0; i < 4 && found < 0; i++)
         found = free_place(i % 2, i / 2);
+    for (unsigned i = 0; i < MOST; i++) /* received elsewhere, and read */
+        if (files[i].sent && !files[i].readers && !travels(i))
+            let_go(i);
     if (found >= 0) {
+        let_go((unsigned)found);
         unmap((unsigned)found);
         files[found].map = map;
         files[found].fd = fd;
@@ -184,20 +213,17 @@ void pbs_spill_join(int file)
     atomic_fetch_add(&files[file].readers, 1);
 }
 
-/* Its last reader is gone. lock held. */
-static void let_go(unsigned i)
+void pbs_spill_sent(int file)
 {
-    if (files[i].fd >= 0) {
-        pbs_sys1(SYS_close, files[i].fd);
-        atomic_fetch_sub(&pbs_spill_numbers, 1);
-    }
-    files[i].fd = -1;
+    pbs_lock(&lock);
+    files[file].sent = true;
+    pbs_unlock(&lock);
 }
 
 void pbs_spill_leave(int file)
 {
     pbs_lock(&lock);
-    if (atomic_fetch_sub(&files[file].readers, 1) == 1)
+    if (atomic_fetch_sub(&files[file].readers, 1) == 1 && !travels((unsigned)file))
         let_go((unsigned)file);
     pbs_unlock(&lock);
 }
@@ -239,7 +265,7 @@ void pbs_spill_reset(void)
 void pbs_spill_sweep(void)
 {
     for (unsigned i = 0; i < MOST; i++)
-        if (!files[i].readers && files[i].map) {
+        if (!files[i].readers && files[i].map && !travels(i)) {
             let_go(i);
             unmap(i);
         }
@@ -252,7 +278,7 @@ bool pbs_spill_owns(int fd)
     if (pbs_likely(!atomic_load_explicit(&pbs_spill_numbers, memory_order_relaxed)))
         return false;
     for (unsigned i = 0; i < MOST; i++)
-        if (files[i].readers && files[i].fd == fd)
+        if (numbered(i) && files[i].fd == fd)
             return true;
     return false;
 }
@@ -264,8 +290,7 @@ int pbs_spill_next(unsigned lo)
     if (!atomic_load_explicit(&pbs_spill_numbers, memory_order_relaxed))
         return -1;
     for (unsigned i = 0; i < MOST; i++)
-        if (files[i].readers && files[i].fd >= 0 && (unsigned)files[i].fd >= lo &&
-            (found < 0 || files[i].fd < found))
+        if (numbered(i) && (unsigned)files[i].fd >= lo && (found < 0 || files[i].fd < found))
             found = files[i].fd;
     return found;
 }
@@ -276,7 +301,7 @@ void pbs_spill_yield(int fd)
         return;
     pbs_lock(&lock);
     for (unsigned i = 0; i < MOST; i++) {
-        if (!files[i].readers || files[i].fd != fd)
+        if (!numbered(i) || files[i].fd != fd)
             continue;
         files[i].fd = pbs_ghost_number(fd);
         if (files[i].fd < 0)
@@ -295,7 +320,7 @@ bool pbs_spill_name(char text[PBS_SPILL_TEXT])
 
     pbs_lock(&lock);
     for (unsigned i = 0; i < MOST && at < PBS_SPILL_TEXT - 16; i++) {
-        if (!files[i].readers || files[i].fd < 0 || !unread(files[i].map))
+        if (!numbered(i) || !unread(files[i].map))
             continue;
         pbs_sys3(SYS_fcntl, files[i].fd, F_SETFD, 0);
         at +=
@@ -310,7 +335,7 @@ void pbs_spill_keep(void)
 {
     pbs_lock(&lock);
     for (unsigned i = 0; i < MOST; i++)
-        if (files[i].readers && files[i].fd >= 0)
+        if (numbered(i))
             pbs_sys3(SYS_fcntl, files[i].fd, F_SETFD, FD_CLOEXEC);
     pbs_unlock(&lock);
 }

@@ -65,6 +65,9 @@ bool pbs_spill_lasts(int file);
 void pbs_spill_join(int file);
 void pbs_spill_leave(int file);
 
+/* What is unread in it may be in flight in a message: it stays when its last reader here has left. */
+void pbs_spill_sent(int file);
+
 /* Something may be unread in a file. */
 bool pbs_spill_any(void);
 

@@ -160,7 +160,7 @@ static void test_fork_and_child_ends_before_the_bytes_come(void)
             _exit(0);
         check_child(pid);
         for (size_t k = 0; k < SLEEPS; k++)
-            CHECK(thread_asleep(s[k].w.tid));
+            wait_asleep(s[k].w.tid); /* still, or again */
         put_to_all(s, SLEEPS);
         wait_all_asleep(s, SLEEPS, i + 1);
     }
