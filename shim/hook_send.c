@@ -34,9 +34,12 @@ static PBS_COLD enum sender meet(int fd, struct pbs_file *f, struct pbs_sock **s
 
     if (f->kind != PBS_FILE_SOCK || pbs_guest())
         return PLAIN;
-    *sock = s;
-    if (!pbs_sock_error(s))
-        return s->armed && s->user != (pbs_self ? pbs_self->id : 0) ? GUARDED : PLAIN;
+    if (!pbs_sock_error(s)) {
+        if (!s->armed || s->user == (pbs_self ? pbs_self->id : 0))
+            return PLAIN;
+        *sock = s;
+        return GUARDED;
+    }
     self = pbs_thread_get();
     if (!self)
         return PLAIN;
@@ -61,12 +64,33 @@ static inline bool is_well(struct pbs_file *f)
     return f->kind == PBS_FILE_SOCK && self && s->user == self->id && !s->error;
 }
 
+/* PLAIN with a socket: the call that follows names it to a close by another thread, and after() ends
+ * that. */
 static inline enum sender before(int fd, struct pbs_sock **sock)
 {
     struct pbs_file *f = pbs_fdtab_find(fd);
+    struct pbs_sock *s = (struct pbs_sock *)f;
 
     pbs_attend();
-    return pbs_likely(!f || is_well(f)) ? PLAIN : meet(fd, f, sock);
+    if (pbs_likely(!f))
+        return PLAIN;
+    if (!is_well(f))
+        return meet(fd, f, sock);
+    if (s->armed) {
+        atomic_store_explicit(&s->call, pbs_self->call, memory_order_relaxed);
+        *sock = s;
+    }
+    return PLAIN;
+}
+
+/* The plain call gave r. What another thread has closed meanwhile was kept open for us. */
+static inline ssize_t after(struct pbs_sock *s, ssize_t r)
+{
+    if (s) {
+        pbs_self->call++;
+        pbs_attend();
+    }
+    return r;
 }
 
 /* As the kernel's own: to this thread, SI_USER. */
@@ -114,7 +138,7 @@ static ssize_t settle(struct pbs_sock *s, ssize_t r, bool signal)
                                                                                                    \
         switch (before(fd, &s_)) {                                                                 \
         case PLAIN:                                                                                \
-            r_ = plain;                                                                            \
+            r_ = after(s_, plain);                                                                 \
             break;                                                                                 \
         case GUARDED:                                                                              \
             r_ = settle(s_, guarded, signal);                                                      \
@@ -191,26 +215,38 @@ PBS_EXPORT int __sendmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags)
 }
 
 /* No flag keeps SIGPIPE away here: the adoption by another thread ends first. */
-static enum sender before_move(int fd)
+static enum sender before_move(int fd, struct pbs_sock **named)
 {
     struct pbs_sock *s = NULL;
     enum sender how = before(fd, &s);
 
+    *named = NULL;
     if (how == GUARDED && pbs_thread_get()) {
         pbs_touch(pbs_self, s);
         how = before(fd, &s);
     }
+    if (how == PLAIN)
+        *named = s;
     return how == ERROR ? ERROR : PLAIN;
 }
 
+#define MOVE(fd, plain)                                                                            \
+    ({                                                                                             \
+        struct pbs_sock *s_;                                                                       \
+                                                                                                   \
+        before_move(fd, &s_) == ERROR ? -1 : after(s_, plain);                                     \
+    })
+
 PBS_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t off, int flags)
 {
-    return off == -1 && before_move(fd) == ERROR ? -1 : real.pwritev2(fd, iov, n, off, flags);
+    return off == -1 ? MOVE(fd, real.pwritev2(fd, iov, n, off, flags))
+                     : real.pwritev2(fd, iov, n, off, flags);
 }
 
 PBS_EXPORT ssize_t pwritev64v2(int fd, const struct iovec *iov, int n, off64_t off, int flags)
 {
-    return off == -1 && before_move(fd) == ERROR ? -1 : real.pwritev64v2(fd, iov, n, off, flags);
+    return off == -1 ? MOVE(fd, real.pwritev64v2(fd, iov, n, off, flags))
+                     : real.pwritev64v2(fd, iov, n, off, flags);
 }
 
 /* Held bytes go first, written into the pipe; PBS_RX_PASS: nothing is held. */
@@ -274,15 +310,18 @@ static ssize_t before_take(int from, int to, bool fit, size_t n, unsigned flags)
     return fit && n && is_pipe(to) ? splice_held((struct pbs_sock *)f, to, n, flags) : PBS_RX_PASS;
 }
 
+static ssize_t splice_to(int from, off64_t *offin, int to, off64_t *offout, size_t n,
+                         unsigned flags)
+{
+    ssize_t r = before_take(from, to, !offin && !offout && !(flags & ~SPLICE_FLAGS), n, flags);
+
+    return r == PBS_RX_PASS ? real.splice(from, offin, to, offout, n, flags) : pbs_ret(r);
+}
+
 PBS_EXPORT ssize_t splice(int from, off64_t *offin, int to, off64_t *offout, size_t n,
                           unsigned flags)
 {
-    ssize_t r;
-
-    if (before_move(to) == ERROR)
-        return -1;
-    r = before_take(from, to, !offin && !offout && !(flags & ~SPLICE_FLAGS), n, flags);
-    return r == PBS_RX_PASS ? real.splice(from, offin, to, offout, n, flags) : pbs_ret(r);
+    return MOVE(to, splice_to(from, offin, to, offout, n, flags));
 }
 
 /* From a socket it is a splice, and takes the way of waiting from its flags. */
@@ -293,14 +332,16 @@ static ssize_t before_sendfile(int to, int from, bool fit, size_t n)
     return before_take(from, to, fit, n, flags & O_NONBLOCK ? SPLICE_F_NONBLOCK : 0);
 }
 
+static ssize_t sendfile_to(int to, int from, off_t *off, size_t n)
+{
+    ssize_t r = before_sendfile(to, from, !off, n);
+
+    return r == PBS_RX_PASS ? real.sendfile(to, from, off, n) : pbs_ret(r);
+}
+
 PBS_EXPORT ssize_t sendfile(int to, int from, off_t *off, size_t n)
 {
-    ssize_t r;
-
-    if (before_move(to) == ERROR)
-        return -1;
-    r = before_sendfile(to, from, !off, n);
-    return r == PBS_RX_PASS ? real.sendfile(to, from, off, n) : pbs_ret(r);
+    return MOVE(to, sendfile_to(to, from, off, n));
 }
 
 PBS_EXPORT ssize_t sendfile64(int to, int from, off64_t *off, size_t n)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -306,6 +307,15 @@ void pbs_close_range(unsigned lo, unsigned hi)
         pbs_close_fd(fd);
 }
 
+/* A thread may be asleep in a send: it would be woken by an end, and by SIGPIPE, and the process has not
+ * gone yet. What is in the way of its bytes is in the way of the end, too. */
+static bool takes_no_more(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+
+    return pbs_sys3(SYS_poll, &p, 1, 0) == 0;
+}
+
 /*
  * The kernel closes fd after this. A request whose owner is away from the shim would keep it open for
  * some ticks more; but a stream may still have bytes to write when all functions at the end have run.
@@ -314,7 +324,7 @@ static void part_with(struct pbs_sock *s, int fd)
 {
     if (pbs_user_confined)
         return;
-    if (s->armed && !(s->revoked && s->revoke_reason == PBS_WHY_stdio))
+    if (s->armed && !(s->revoked && s->revoke_reason == PBS_WHY_stdio) && !takes_no_more(fd))
         end_now(s, fd);
     else if (pbs_sock_unread(s))
         reset_at_close(fd);

@@ -44,6 +44,8 @@ static bool waits_for_input(long nr)
         SYS_accept4,
         SYS_rt_sigtimedwait,
         SYS_restart_syscall,
+        SYS_sendto, /* these two wait for room */
+        SYS_write,
 #ifdef SYS_poll
         SYS_poll,
         SYS_select,
