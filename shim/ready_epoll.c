@@ -144,7 +144,8 @@ static void put_in_order(struct pbs_epoll *set, struct epoll_event *ev, int n)
         first[at] = ev[i];
         k++;
     }
-    memcpy(ev, first, (size_t)k * sizeof(*ev));
+    if (k)
+        memcpy(ev, first, (size_t)k * sizeof(*ev));
 }
 
 /*
