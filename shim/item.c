@@ -52,8 +52,12 @@ void pbs_item_unlist(struct pbs_item *it)
 
 void pbs_item_rotate(struct pbs_item *it)
 {
-    DL_DELETE(it->set->ready, it);
+    if (it->listed)
+        DL_DELETE(it->set->ready, it);
+    else
+        atomic_fetch_add_explicit(&it->set->nready, 1, memory_order_relaxed);
     DL_APPEND(it->set->ready, it);
+    it->listed = true;
 }
 
 void pbs_item_set_masked(struct pbs_item *it, bool masked)
@@ -306,8 +310,10 @@ void pbs_items_arrived(struct pbs_sock *s)
     LL_FOREACH2(s->items, it, sock_next)
     {
         pbs_lock(&it->set->file.lock);
-        if (it->listed && s->pieces && !s->pieces->next)
-            pbs_item_rotate(it); /* all that it was listed for has been read since */
+        /* As in the kernel: one that was reported has left the list if it is edge-triggered; else it
+         * keeps its place until the next wait finds that it was read. */
+        if (it->listed && (it->events & EPOLLET) && !it->fresh)
+            pbs_item_rotate(it);
         list(it);
         pbs_item_told(it);
         pbs_unlock(&it->set->file.lock);

@@ -110,7 +110,7 @@ bool pbs_epoll_holds(struct pbs_epoll *set);
  * to. set locked. */
 void pbs_epoll_list_inners(struct pbs_epoll *set);
 
-/* Out of the ready list; to its end. set locked. */
+/* Out of the ready list; to its end, also from outside. set locked. */
 void pbs_item_unlist(struct pbs_item *it);
 void pbs_item_rotate(struct pbs_item *it);
 

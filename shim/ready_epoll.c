@@ -148,6 +148,20 @@ static void put_in_order(struct pbs_epoll *set, struct epoll_event *ev, int n)
         memcpy(ev, first, (size_t)k * sizeof(*ev));
 }
 
+/* Level-triggered members that were reported are at the end of the kernel's list, in that order, until a
+ * wait finds that they were read; so they are in ours. set locked. */
+static void keep_places(struct pbs_epoll *set, const struct epoll_event *ev, int n)
+{
+    for (int i = 0; i < n; i++) {
+        uint64_t data = ev[i].data.u64;
+        struct pbs_item *it;
+
+        HASH_FIND(hd, set->by_data, &data, sizeof(data), it);
+        if (it && !it->twin && it->sock && !(it->events & EPOLLET))
+            pbs_item_rotate(it);
+    }
+}
+
 /*
  * The kernel's events first, if it is to be asked, ours merged into them, then those of ours that it
  * did not name. When it fills the array alone and we have more, up to half of the next array is
@@ -177,8 +191,8 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
         merge(self, set, epfd, ev, n);
     }
     kernels = n;
-    last = set->ready ? set->ready->prev : NULL;
     fits = ours <= max - n;
+    last = set->ready ? set->ready->prev : NULL;
     for (it = set->ready; it;) {
         struct pbs_item *next = it == last ? NULL : it->next;
         uint32_t bits = it->round == set->round ? 0 : pbs_ready_due(it);
@@ -203,6 +217,7 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
     if (kernels && set->turns)
         put_in_order(set, ev, n);
     set->turns = 0;
+    keep_places(set, ev, n);
     return n;
 }
 

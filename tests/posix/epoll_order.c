@@ -137,10 +137,43 @@ static void test_order_beside_a_pipe(void)
     run_all(news, COUNT_OF(news), false);
 }
 
+/* Members that were reported and read since are still in the kernel's list, level-triggered, until a
+ * wait finds that they were; an edge-triggered one has left it. */
+static void test_order_after_all_was_read(void)
+{
+    for (int edges = 0; edges < 2; edges++) {
+        int ep = MUST(epoll_create1(0));
+        struct member m[2] = {{.news = BYTES}, {.news = BYTES}};
+        struct epoll_event ev[2];
+
+        for (int i = 0; i < 2; i++) {
+            join(ep, &m[i], (uint64_t)i);
+            serve(ep, &m[i], (uint64_t)i);
+            if (edges)
+                ep_ctl(ep, EPOLL_CTL_MOD, m[i].p.us, EPOLLIN | EPOLLET, (uint64_t)i);
+        }
+        for (int again = 0; again < 20; again++) {
+            bool back = edges && again % 2;
+
+            for (int i = 0; i < 2; i++) /* and the other way round */
+                happen(&m[again % 2 ? 1 - i : i]);
+            CHECK_EQ(epoll_wait(ep, ev, 2, -1), 2);
+            for (int i = 0; i < 2; i++) {
+                CHECK_EQ(ev[i].data.u64, (uint64_t)(back ? 1 - i : i));
+                CHECK_EQ(read_all(&m[ev[i].data.u64].p, 2), 5);
+            }
+        }
+        for (int i = 0; i < 2; i++)
+            leave(&m[i]);
+        close(ep);
+    }
+}
+
 const struct test_case test_cases[] = {
     CASE_ONCE(test_order_of_bytes),
     CASE_ONCE(test_order_of_bytes_in_a_loop),
     CASE_ONCE(test_order_of_ends_among_bytes),
     CASE_ONCE(test_order_beside_a_pipe),
+    CASE_ONCE(test_order_after_all_was_read),
     CASES_END,
 };
