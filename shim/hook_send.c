@@ -64,23 +64,22 @@ static inline bool is_well(struct pbs_file *f)
     return f->kind == PBS_FILE_SOCK && self && s->user == self->id && !s->error;
 }
 
-/* PLAIN with a socket: the call that follows names it to a close by another thread, and after() ends
- * that. */
+/*
+ * PLAIN with a socket: the call that follows names it to a close by another thread and to the end of the
+ * process, and after() ends that. Named, then attended, as who ends it asks for attention, then looks for
+ * the name: a send is either seen or does not begin.
+ */
 static inline enum sender before(int fd, struct pbs_sock **sock)
 {
     struct pbs_file *f = pbs_fdtab_find(fd);
     struct pbs_sock *s = (struct pbs_sock *)f;
 
-    pbs_attend();
-    if (pbs_likely(!f))
-        return PLAIN;
-    if (!is_well(f))
-        return meet(fd, f, sock);
-    if (s->armed) {
-        atomic_store_explicit(&s->call, pbs_self->call, memory_order_relaxed);
+    if (f && is_well(f) && s->armed) {
+        atomic_store(&s->call, pbs_self->call);
         *sock = s;
     }
-    return PLAIN;
+    pbs_attend();
+    return pbs_likely(!f || is_well(f)) ? PLAIN : meet(fd, f, sock);
 }
 
 /* The plain call gave r. What another thread has closed meanwhile was kept open for us. */
@@ -115,6 +114,7 @@ static ssize_t settle(struct pbs_sock *s, ssize_t r, bool signal)
 
     if (r >= 0 || errno != EPIPE)
         return r;
+    pbs_attend(); /* the process may be ending, and its connections with it */
     self = pbs_thread_get();
     if (self) {
         pbs_touch(self, s);

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -307,13 +306,10 @@ void pbs_close_range(unsigned lo, unsigned hi)
         pbs_close_fd(fd);
 }
 
-/* A thread may be asleep in a send: it would be woken by an end, and by SIGPIPE, and the process has not
- * gone yet. What is in the way of its bytes is in the way of the end, too. */
-static bool takes_no_more(int fd)
+/* The owner is in a call of the kernel's on s: it would come back with an end, a send with SIGPIPE. */
+static bool in_call(struct pbs_sock *s)
 {
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-
-    return pbs_sys3(SYS_poll, &p, 1, 0) == 0;
+    return atomic_load(&s->call) == atomic_load(&s->ring->owner->call);
 }
 
 /*
@@ -324,7 +320,7 @@ static void part_with(struct pbs_sock *s, int fd)
 {
     if (pbs_user_confined)
         return;
-    if (s->armed && !(s->revoked && s->revoke_reason == PBS_WHY_stdio) && !takes_no_more(fd))
+    if (s->armed && !in_call(s) && !(s->revoked && s->revoke_reason == PBS_WHY_stdio))
         end_now(s, fd);
     else if (pbs_sock_unread(s))
         reset_at_close(fd);

@@ -192,7 +192,8 @@ void pbs_ring_end_others(struct pbs_thread *self)
 {
     struct pbs_thread *none = NULL;
 
-    atomic_compare_exchange_strong(&ender, &none, self);
+    if (atomic_compare_exchange_strong(&ender, &none, self))
+        atomic_fetch_add(&pbs_attention, 1); /* for good */
 }
 
 void pbs_ring_end_none(void)

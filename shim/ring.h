@@ -240,8 +240,8 @@ static inline void pbs_attend(void)
         pbs_attend_slow();
 }
 
-/* The process ends in self: any other thread whose requests are revoked sleeps when it comes to attend,
- * and so does not see what becomes of its connections. */
+/* The process ends in self: any other thread sleeps when it comes to attend, and so does not see what
+ * becomes of its connections. */
 void pbs_ring_end_others(struct pbs_thread *self);
 void pbs_ring_end_none(void);
 
