@@ -28,6 +28,8 @@ struct pbs_item {
     unsigned
         early; /* the round in which it is reported before what the kernel has beside (takeover.c) */
     unsigned turn; /* and at which place there */
+    unsigned last; /* the round in which it was last reported */
+    int place;     /* and at which place then */
     bool twin;     /* another member has the same data: an event cannot be told apart */
     bool by_data;  /* in set->by_data */
     bool fresh;    /* bytes or an error arrived since it was last reported (edge-triggered) */
@@ -60,6 +62,7 @@ struct pbs_epoll {
     atomic_uint nmasked;
     unsigned exclusive; /* members with EPOLLEXCLUSIVE */
     unsigned inners;    /* members that are instances */
+    unsigned reported;  /* the round of the last report, if that had room for all; else 0 */
     atomic_uint turns;  /* the last item's turn; 0: none is early */
     uint64_t dry_epoch; /* waiter's ready_epoch when all masked members were last seen empty */
     struct pbs_watch

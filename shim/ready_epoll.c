@@ -114,33 +114,46 @@ static uint32_t other_bits(const struct pbs_item *it)
     return pbs_sys3(SYS_poll, &p, 1, 0) > 0 ? (uint32_t)(unsigned short)p.revents & ~POLLNVAL : 0;
 }
 
-#define MOST_EARLY 64
+#define MOST_FIRST 64
+
+/* A level-triggered member that was in the last report: the kernel keeps it in its list, at that place,
+ * until a wait finds that it was read. */
+static bool has_stayed(const struct pbs_epoll *set, const struct pbs_item *it)
+{
+    return set->reported && it->last == set->reported && !(it->events & (EPOLLET | EPOLLONESHOT));
+}
 
 /*
- * News have an order, which a program may see: what the ring told before the kernel had something else
- * to say comes before that. The kernel's own order stays, and so does ours. set locked.
+ * News have an order, which a program may see. First what has stayed since the last report, then what the
+ * ring told before the kernel had something else to say; the rest in the kernel's own order, and ours
+ * behind. set locked.
  */
 static void put_in_order(struct pbs_epoll *set, struct epoll_event *ev, int n)
 {
-    struct epoll_event first[MOST_EARLY];
-    unsigned turn[MOST_EARLY];
+    struct epoll_event first[MOST_FIRST];
+    int64_t turn[MOST_FIRST];
     int k = 0, rest = n;
 
     for (int i = n - 1; i >= 0; i--) {
         uint64_t data = ev[i].data.u64;
         struct pbs_item *it;
+        int64_t mine = -1;
         int at = k;
 
         HASH_FIND(hd, set->by_data, &data, sizeof(data), it);
-        if (!it || it->twin || it->early != set->round || k == MOST_EARLY) {
+        if (it && !it->twin && has_stayed(set, it))
+            mine = it->place;
+        else if (it && !it->twin && it->early == set->round)
+            mine = INT64_C(1) << 32 | it->turn;
+        if (mine < 0 || k == MOST_FIRST) {
             ev[--rest] = ev[i];
             continue;
         }
-        for (; at > 0 && turn[at - 1] > it->turn; at--) {
+        for (; at > 0 && turn[at - 1] > mine; at--) {
             turn[at] = turn[at - 1];
             first[at] = first[at - 1];
         }
-        turn[at] = it->turn;
+        turn[at] = mine;
         first[at] = ev[i];
         k++;
     }
@@ -148,8 +161,15 @@ static void put_in_order(struct pbs_epoll *set, struct epoll_event *ev, int n)
         memcpy(ev, first, (size_t)k * sizeof(*ev));
 }
 
-/* Level-triggered members that were reported are at the end of the kernel's list, in that order, until a
- * wait finds that they were read; so they are in ours. set locked. */
+/* Reported at this place. Our list is in the order of the reports, as the kernel's is. set locked. */
+static void keep_place(struct pbs_epoll *set, struct pbs_item *it, int place)
+{
+    it->last = set->round;
+    it->place = place;
+    if (it->sock && !(it->events & EPOLLET))
+        pbs_item_rotate(it);
+}
+
 static void keep_places(struct pbs_epoll *set, const struct epoll_event *ev, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -157,8 +177,8 @@ static void keep_places(struct pbs_epoll *set, const struct epoll_event *ev, int
         struct pbs_item *it;
 
         HASH_FIND(hd, set->by_data, &data, sizeof(data), it);
-        if (it && !it->twin && it->sock && !(it->events & EPOLLET))
-            pbs_item_rotate(it);
+        if (it && !it->twin)
+            keep_place(set, it, i);
     }
 }
 
@@ -209,15 +229,19 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
                 ev[n].events |= other_bits(it);
             ev[n++].data.u64 = it->data;
             reported(set, epfd, it, false);
+            if (!kernels)
+                keep_place(set, it, n - 1);
             if (!fits)
                 pbs_item_rotate(it); /* to the end: the others first, next time */
         }
         it = next;
     }
-    if (kernels && set->turns)
+    if (kernels) {
         put_in_order(set, ev, n);
+        keep_places(set, ev, n);
+    }
     set->turns = 0;
-    keep_places(set, ev, n);
+    set->reported = n < max ? set->round : 0;
     return n;
 }
 
@@ -241,6 +265,8 @@ static int gather(struct pbs_thread *self, struct pbs_epoll *set, int epfd, stru
             n = collect(set, epfd, ev, max, ours, ask || !taken);
         pbs_unlock(&set->file.lock);
     }
+    if (!n)
+        set->reported = 0;
     if (!n && mark)
         self->plain++;
     pbs_crit_leave(self);
@@ -351,6 +377,7 @@ static void leave(struct pbs_thread *self, struct pbs_epoll *set)
 {
     if (self->ring && set->watch.ring == self->ring && set->watch.armed)
         pbs_ring_unwatch(self->ring, &set->watch);
+    set->reported = 0;
 }
 
 static int epoll_taken(struct pbs_thread *self, struct pbs_epoll *set, int epfd,

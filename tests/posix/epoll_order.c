@@ -3,6 +3,7 @@
  * brings the news and however long each has been a member.
  */
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "loop.h"
@@ -169,7 +170,39 @@ static void test_order_after_all_was_read(void)
     }
 }
 
+/* One that was in the last report and was read has its place there until the next: E is before s, which
+ * had news first. */
+static void test_order_of_what_was_reported_before(void)
+{
+    int ep = MUST(epoll_create1(0)), event = MUST(eventfd(0, EFD_NONBLOCK));
+    struct member m = {.news = BYTES, .served = true};
+    struct epoll_event ev[MOST];
+    uint64_t one = 1;
+
+    ep_ctl(ep, EPOLL_CTL_ADD, event, EPOLLIN, 7);
+    join(ep, &m, 1);
+    for (int i = 0; i < 8; i++) {
+        MUST(write(event, &one, sizeof(one)));
+        CHECK_EQ(epoll_wait(ep, ev, MOST, -1), 1);
+        MUST(read(event, &one, sizeof(one)));
+        if (i % 2)
+            check_quiet(ep, false); /* forgets it */
+        put(&m.p, 5);
+        MUST(write(event, &one, sizeof(one)));
+        CHECK_EQ(epoll_wait(ep, ev, MOST, -1), 2);
+        CHECK_EQ(ev[i % 2].data.u64, 7);
+        CHECK_EQ(ev[!(i % 2)].data.u64, 1);
+        CHECK_EQ(read_all(&m.p, 2), 5);
+        MUST(read(event, &one, sizeof(one)));
+        check_quiet(ep, false);
+    }
+    close(event);
+    leave(&m);
+    close(ep);
+}
+
 const struct test_case test_cases[] = {
+    CASE_ONCE(test_order_of_what_was_reported_before),
     CASE_ONCE(test_order_of_bytes),
     CASE_ONCE(test_order_of_bytes_in_a_loop),
     CASE_ONCE(test_order_of_ends_among_bytes),
