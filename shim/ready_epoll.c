@@ -229,8 +229,10 @@ static int collect(struct pbs_epoll *set, int epfd, struct epoll_event *ev, int 
                 ev[n].events |= other_bits(it);
             ev[n++].data.u64 = it->data;
             reported(set, epfd, it, false);
-            if (!kernels)
-                keep_place(set, it, n - 1);
+            if (!kernels) { /* the list is in this order */
+                it->last = set->round;
+                it->place = n - 1;
+            }
             if (!fits)
                 pbs_item_rotate(it); /* to the end: the others first, next time */
         }
