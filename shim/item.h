@@ -60,11 +60,11 @@ struct pbs_epoll {
     bool our_turn; /* the kernel alone filled the caller's array last time, and we had more */
     /* Takeover (takeover.c). */
     atomic_uint nmasked;
-    unsigned exclusive; /* members with EPOLLEXCLUSIVE */
-    unsigned inners;    /* members that are instances */
-    unsigned reported;  /* the round of the last report, if that had room for all; else 0 */
-    atomic_uint turns;  /* the last item's turn; 0: none is early */
-    uint64_t dry_epoch; /* waiter's ready_epoch when all masked members were last seen empty */
+    unsigned exclusive;   /* members with EPOLLEXCLUSIVE */
+    unsigned inners;      /* members that are instances */
+    atomic_uint reported; /* the round of the last report, if that had room for all; else 0 */
+    atomic_uint turns;    /* the last item's turn; 0: none is early */
+    uint64_t dry_epoch;   /* waiter's ready_epoch when all masked members were last seen empty */
     struct pbs_watch
         watch; /* the kernel's side of the instance, while the waiter sleeps in its ring */
     struct pbs_epoll *next_free;

@@ -320,7 +320,7 @@ static void part_with(struct pbs_sock *s, int fd)
 {
     if (pbs_user_confined)
         return;
-    if (s->armed && !in_call(s) && !(s->revoked && s->revoke_reason == PBS_WHY_stdio))
+    if (s->armed && !in_call(s) && !pbs_ring_revoked_for(s, PBS_WHY_stdio))
         end_now(s, fd);
     else if (pbs_sock_unread(s))
         reset_at_close(fd);

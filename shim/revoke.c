@@ -138,39 +138,52 @@ void pbs_ring_seal_others(struct pbs_thread *self, bool sealed)
     pbs_crit_leave(self);
 }
 
-/* Takes one record from the list. */
-static struct pbs_sock *pop(struct pbs_ring *r)
+bool pbs_ring_revoked_for(struct pbs_sock *s, enum pbs_reason why)
+{
+    bool yes;
+
+    pbs_lock(&s->ring->lock);
+    yes = s->revoked && s->revoke_reason == why;
+    pbs_unlock(&s->ring->lock);
+    return yes;
+}
+
+/* Takes one record from the list, and why it was there. */
+static struct pbs_sock *pop(struct pbs_ring *r, enum pbs_reason *why)
 {
     struct pbs_sock *s;
 
     pbs_lock(&r->lock);
     s = r->revoked;
-    if (s)
+    if (s) {
+        *why = (enum pbs_reason)s->revoke_reason;
         pbs_ring_unlist(r, s);
+    }
     pbs_unlock(&r->lock);
     return s;
 }
 
 bool pbs_ring_serve_revokes(struct pbs_ring *r)
 {
+    enum pbs_reason why;
     struct pbs_sock *s;
     bool any = false;
 
     if (!atomic_load(&r->revokes)) /* counted before in_enter is looked at, as the list is */
         return false;
-    while ((s = pop(r))) {
+    while ((s = pop(r, &why))) {
         pbs_lock(&s->file.lock);
         if (s->ring == r && s->armed) {
             if (!pbs_ring_cancel_sqe(r, s->rid)) {
                 pbs_lock(&r->lock);
-                push(r, s, (enum pbs_reason)s->revoke_reason);
+                push(r, s, why);
                 pbs_unlock(&r->lock);
                 pbs_unlock(&s->file.lock);
                 break;
             }
             any = true;
             pbs_count(r->owner, cancels);
-            r->owner->stats.cancel[s->revoke_reason]++;
+            r->owner->stats.cancel[why]++;
         }
         pbs_unlock(&s->file.lock);
     }

@@ -240,6 +240,9 @@ static inline void pbs_attend(void)
         pbs_attend_slow();
 }
 
+/* s, armed and locked, is on the list of its ring, and for that reason. */
+bool pbs_ring_revoked_for(struct pbs_sock *s, enum pbs_reason why);
+
 /* The process ends in self: any other thread sleeps when it comes to attend, and so does not see what
  * becomes of its connections. */
 void pbs_ring_end_others(struct pbs_thread *self);
