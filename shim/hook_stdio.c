@@ -54,6 +54,16 @@ static size_t take(struct pbs_thread *self, struct pbs_sock *s, uint8_t *bytes, 
     return dst.done;
 }
 
+/* Takes out what the program has pushed back. Returns how much that is. */
+static size_t take_own(FILE *f, uint8_t *own, size_t room)
+{
+    size_t n = 0;
+
+    while (n < room && f->_IO_read_ptr < f->_IO_read_end)
+        own[n++] = (uint8_t)real.getc_unlocked(f);
+    return n;
+}
+
 /*
  * Pushes what is held into the stream, behind what the program itself has pushed: all of it, as a
  * buffer would take it, or if there is none what the call asks for: other numbers and processes read
@@ -62,27 +72,26 @@ static size_t take(struct pbs_thread *self, struct pbs_sock *s, uint8_t *bytes, 
 static void push_back(struct pbs_thread *self, struct pbs_sock *s, FILE *f, size_t want, int end)
 {
     bool unbuffered = f->_flags & 2; /* _IO_UNBUFFERED */
-    uint8_t *bytes;
-    size_t n, done;
-    int own = EOF;
+    uint8_t own[256], *bytes = NULL;
+    size_t n = 0, done, mine = take_own(f, own, sizeof(own));
+    bool enough = mine >= want || (end != NO_END && memchr(own, end, mine));
 
-    if (unbuffered && f->_IO_read_ptr < f->_IO_read_end) {
-        own = real.getc_unlocked(f);
-        want -= want != ALL;
+    if (!enough) {
+        pbs_crit_enter(self);
+        pbs_lock(&s->file.lock);
+        n = unbuffered ? needed(s, want == ALL ? ALL : want - mine, end) : pbs_sock_unread(s);
+        pbs_unlock(&s->file.lock);
+        pbs_crit_leave(self);
     }
-    pbs_crit_enter(self);
-    pbs_lock(&s->file.lock);
-    n = unbuffered ? needed(s, want, end) : pbs_sock_unread(s);
-    pbs_unlock(&s->file.lock);
-    pbs_crit_leave(self);
-    bytes = n && (own == EOF || own != end) ? pbs_mem_map(n) : NULL;
+    if (n)
+        bytes = pbs_mem_map(n);
     if (bytes) {
         for (done = take(self, s, bytes, n); done--;)
             ungetc(bytes[done], f);
         pbs_mem_unmap(bytes, n);
     }
-    if (own != EOF)
-        ungetc(own, f);
+    while (mine--)
+        ungetc(own[mine], f);
 }
 
 static PBS_COLD void fill(FILE *f, size_t want, int end)

@@ -376,8 +376,12 @@ static void inherit(int low, void (*each)(struct pbs_spill *e, int file))
     fd = pbs_ghost_number(low);
     pbs_sys1(SYS_close, low);
     file = place(map, fd);
-    if (file < 0)
+    if (file < 0) {
+        pbs_sys2(SYS_munmap, map, st.st_size);
+        if (fd >= 0)
+            pbs_sys1(SYS_close, fd);
         return;
+    }
     for (uint64_t i = 0; i < map->entries; i++)
         if (pbs_spill_left(entry(map, i)) || entry(map, i)->error)
             each(entry(map, i), file);

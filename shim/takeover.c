@@ -59,8 +59,8 @@ void pbs_item_told(struct pbs_item *it)
         return; /* has its place */
     it->early = set->round + 1;
     it->turn = ++set->turns;
-    if (it->sock
-            ->at_end) /* wakes who waits for any member (Linux 6.18: sock_def_wakeup() has no key) */
+    /* It wakes who waits for any member (Linux 6.18: sock_def_wakeup() has no key). */
+    if (it->sock->at_end)
         set->watch.echo = true;
 }
 

@@ -70,6 +70,32 @@ static void test_any_buffering_gives_the_same_bytes(void)
     }
 }
 
+/* What the program pushes back before it has read anything is in front of what has arrived. */
+static void test_pushed_back_characters_come_first(void)
+{
+    for (int unbuffered = 0; unbuffered < 2; unbuffered++) {
+        for (int pushed = 1; pushed < 4; pushed++) {
+            struct pair p = pair_open_held(60);
+            FILE *f = fdopen(p.us, "r");
+
+            CHECK(f);
+            if (unbuffered)
+                CHECK_EQ(setvbuf(f, NULL, _IONBF, 0), 0);
+            for (int i = 0; i < pushed; i++)
+                CHECK_EQ(ungetc('A' + i, f), 'A' + i);
+            CHECK_EQ(fread(buf, 1, (size_t)pushed + 20, f), pushed + 20);
+            for (int i = 0; i < pushed; i++)
+                CHECK_EQ(buf[i], 'A' + pushed - 1 - i);
+            check_next(&p, buf + pushed, 20);
+            CHECK_EQ(ungetc('B', f), 'B');
+            CHECK_EQ(fgetc(f), 'B');
+            read_from(f, &p, 40);
+            CHECK_EQ(fclose(f), 0);
+            close(p.peer);
+        }
+    }
+}
+
 /* What the FILE has not read the number gives: fdopen itself reads nothing. */
 static void test_number_itself_reads_what_the_file_has_not(void)
 {
@@ -245,6 +271,7 @@ static void test_file_made_before_an_exec_the_image_reads_on(void)
 const struct test_case test_cases[] = {
     CASE(test_fread_gives_these_and_then_what_comes),
     CASE(test_any_buffering_gives_the_same_bytes),
+    CASE(test_pushed_back_characters_come_first),
     CASE(test_number_itself_reads_what_the_file_has_not),
     CASE(test_two_files_on_copies_of_the_number),
     CASE(test_fclose_with_bytes_unread_is_a_reset),
