@@ -2,9 +2,11 @@
  * The end of a process is the end of its connections: the peer hears of it at once, however the
  * process ended and whatever its threads were doing; as a reset where bytes were left unread.
  */
+#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -248,7 +250,7 @@ enum { MANY = 30 };
 
 static int many[MANY];
 
-static void *away_main(void *arg)
+static void warm_many(void)
 {
     for (int i = 0; i < MANY; i++) {
         struct pair p = {.us = many[i], .peer = -1};
@@ -257,13 +259,18 @@ static void *away_main(void *arg)
         take(&p, WARM_READS - 1); /* and what comes later, if it can */
         take(&p, 1);
     }
+}
+
+static void *away_main(void *arg)
+{
+    warm_many();
     __atomic_store_n((int *)arg, 1, __ATOMIC_RELEASE);
     for (;;)
         pause();
     return NULL;
 }
 
-static pid_t begin_many(const struct way *way, int *peers)
+static pid_t begin_many(const struct way *way, int *peers, void *(*fn)(void *))
 {
     int listener = MUST(listener_open(AF_INET));
     pid_t pid = MUST(fork());
@@ -275,10 +282,11 @@ static pid_t begin_many(const struct way *way, int *peers)
         for (int i = 0; i < MANY; i++)
             many[i] = connect_to(listener);
         close(listener);
-        worker_start(&w, away_main, &there);
+        worker_start(&w, fn, &there);
         while (!__atomic_load_n(&there, __ATOMIC_ACQUIRE))
             test_yield();
-        wait_asleep(w.tid);
+        if (fn == away_main)
+            wait_asleep(w.tid);
         way->end();
         for (;;)
             pause();
@@ -306,7 +314,7 @@ static void test_the_peers_of_a_thread_elsewhere_hear_of_it_without_delay(void)
             int peers[MANY];
             int64_t ended;
 
-            check_child(begin_many(&ways[i], peers));
+            check_child(begin_many(&ways[i], peers, away_main));
             ended = now_us();
             for (int n = 0; n < MANY; n++)
                 CHECK_PEER_SEES(peers[n], SEEN_FIN);
@@ -318,6 +326,72 @@ static void test_the_peers_of_a_thread_elsewhere_hear_of_it_without_delay(void)
         if (took[TIMES / 2] > slack(1000))
             FAIL("%s: heard of %lld us after the end at the median", ways[i].name,
                  (long long)took[TIMES / 2]);
+    }
+}
+
+/* A thread that comes back to its connections at that moment sees no end of them. */
+static int told[2];
+
+static void *loop_main(void *arg)
+{
+    warm_many();
+    __atomic_store_n((int *)arg, 1, __ATOMIC_RELEASE);
+    for (int i = 0;; i = (i + 1) % MANY) {
+        char byte;
+
+        if (recv(many[i], &byte, 1, MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+            MUST(write(told[1], "", 1));
+    }
+    return NULL;
+}
+
+static void test_no_thread_sees_the_end(void)
+{
+    for (size_t i = 0; i < COUNT_OF(ways); i++) {
+        if (strcmp(ways[i].name, "pthread_exit") == 0)
+            continue;
+        for (int k = 0; k < 10; k++) {
+            int peers[MANY];
+            char byte;
+
+            MUST0(pipe(told));
+            check_child_status(begin_many(&ways[i], peers, loop_main), ways[i].status);
+            close(told[1]);
+            CHECK_EQ(read(told[0], &byte, 1), 0);
+            close(told[0]);
+            for (int n = 0; n < MANY; n++)
+                close(peers[n]);
+        }
+    }
+}
+
+/* What a stream has yet to write is written at the end, whoever had the connection. */
+static void test_streams_are_written_out_at_the_end(void)
+{
+    for (int k = 0; k < 10; k++) {
+        int listener = MUST(listener_open(AF_INET));
+        struct pair p = {.us = -1};
+        pid_t pid = MUST(fork());
+        char word[4];
+
+        if (pid == 0) {
+            enum busy busy = HELD_ELSEWHERE;
+            FILE *f;
+
+            other.us = connect_to(listener);
+            close(listener);
+            start_busy(&busy);
+            f = fdopen(other.us, "w");
+            CHECK(f && fputs("late", f) >= 0);
+            exit(0);
+        }
+        p.peer = MUST(accept(listener, NULL, NULL));
+        close(listener);
+        put_now(&p, WARM_READS + 50);
+        check_child(pid);
+        CHECK_EQ(recv(p.peer, word, 4, MSG_WAITALL), 4);
+        CHECK_EQ(memcmp(word, "late", 4), 0);
+        close(p.peer);
     }
 }
 
@@ -391,6 +465,8 @@ const struct test_case test_cases[] = {
     CASE_ONCE(test_the_peers_hear_of_it),
     CASE_ONCE(test_the_peer_hears_of_it_without_delay),
     CASE_ONCE(test_the_peers_of_a_thread_elsewhere_hear_of_it_without_delay),
+    CASE_ONCE(test_no_thread_sees_the_end),
+    CASE_ONCE(test_streams_are_written_out_at_the_end),
     CASE_ONCE(test_functions_at_exit_read_on),
     CASE(test_the_last_of_a_family_ends_the_connection),
     CASES_END,
