@@ -245,94 +245,42 @@ PBS_EXPORT ssize_t getdelim(char **line, size_t *n, int end, FILE *f)
     return real.getdelim(line, n, end, f);
 }
 
-PBS_EXPORT int hook_vfscanf(FILE *f, const char *fmt, va_list ap) __asm__("vfscanf");
-int hook_vfscanf(FILE *f, const char *fmt, va_list ap)
-{
-    before_input(f, ALL, NO_END);
-    return real.vfscanf(f, fmt, ap);
-}
+#define SCAN(name, args, stream, call)                                                             \
+    PBS_EXPORT int hook_##name args __asm__(#name);                                                \
+    int hook_##name args                                                                           \
+    {                                                                                              \
+        before_input(stream, ALL, NO_END);                                                         \
+        return call;                                                                               \
+    }
 
-PBS_EXPORT int hook_vscanf(const char *fmt, va_list ap) __asm__("vscanf");
-int hook_vscanf(const char *fmt, va_list ap)
-{
-    before_input(stdin, ALL, NO_END);
-    return real.vscanf(fmt, ap);
-}
+/* The same with its arguments behind the format. */
+#define SCAN_ALL(name, args, stream, call)                                                         \
+    PBS_EXPORT int hook_##name args __asm__(#name);                                                \
+    int hook_##name args                                                                           \
+    {                                                                                              \
+        va_list ap;                                                                                \
+        int r;                                                                                     \
+                                                                                                   \
+        before_input(stream, ALL, NO_END);                                                         \
+        va_start(ap, fmt);                                                                         \
+        r = call;                                                                                  \
+        va_end(ap);                                                                                \
+        return r;                                                                                  \
+    }
 
-PBS_EXPORT int hook___isoc99_vfscanf(FILE *f, const char *fmt,
-                                     va_list ap) __asm__("__isoc99_vfscanf");
-int hook___isoc99_vfscanf(FILE *f, const char *fmt, va_list ap)
-{
-    before_input(f, ALL, NO_END);
-    return real.__isoc99_vfscanf(f, fmt, ap);
-}
-
-PBS_EXPORT int hook___isoc99_vscanf(const char *fmt, va_list ap) __asm__("__isoc99_vscanf");
-int hook___isoc99_vscanf(const char *fmt, va_list ap)
-{
-    before_input(stdin, ALL, NO_END);
-    return real.__isoc99_vscanf(fmt, ap);
-}
-
-PBS_EXPORT int hook_fscanf(FILE *f, const char *fmt, ...) __asm__("fscanf");
-int hook_fscanf(FILE *f, const char *fmt, ...)
-{
-    va_list ap;
-    int r;
-
-    before_input(f, ALL, NO_END);
-    va_start(ap, fmt);
-    r = real.vfscanf(f, fmt, ap);
-    va_end(ap);
-    return r;
-}
-
-PBS_EXPORT int hook_scanf(const char *fmt, ...) __asm__("scanf");
-int hook_scanf(const char *fmt, ...)
-{
-    va_list ap;
-    int r;
-
-    before_input(stdin, ALL, NO_END);
-    va_start(ap, fmt);
-    r = real.vscanf(fmt, ap);
-    va_end(ap);
-    return r;
-}
-
-PBS_EXPORT int hook___isoc99_fscanf(FILE *f, const char *fmt, ...) __asm__("__isoc99_fscanf");
-int hook___isoc99_fscanf(FILE *f, const char *fmt, ...)
-{
-    va_list ap;
-    int r;
-
-    before_input(f, ALL, NO_END);
-    va_start(ap, fmt);
-    r = real.__isoc99_vfscanf(f, fmt, ap);
-    va_end(ap);
-    return r;
-}
-
-PBS_EXPORT int hook___isoc99_scanf(const char *fmt, ...) __asm__("__isoc99_scanf");
-int hook___isoc99_scanf(const char *fmt, ...)
-{
-    va_list ap;
-    int r;
-
-    before_input(stdin, ALL, NO_END);
-    va_start(ap, fmt);
-    r = real.__isoc99_vscanf(fmt, ap);
-    va_end(ap);
-    return r;
-}
+SCAN(vfscanf, (FILE * f, const char *fmt, va_list ap), f, real.vfscanf(f, fmt, ap))
+SCAN(__vfscanf, (FILE * f, const char *fmt, va_list ap), f, real.vfscanf(f, fmt, ap))
+SCAN(vscanf, (const char *fmt, va_list ap), stdin, real.vscanf(fmt, ap))
+SCAN(__isoc99_vfscanf, (FILE * f, const char *fmt, va_list ap), f,
+     real.__isoc99_vfscanf(f, fmt, ap))
+SCAN(__isoc99_vscanf, (const char *fmt, va_list ap), stdin, real.__isoc99_vscanf(fmt, ap))
+SCAN_ALL(fscanf, (FILE * f, const char *fmt, ...), f, real.vfscanf(f, fmt, ap))
+SCAN_ALL(scanf, (const char *fmt, ...), stdin, real.vscanf(fmt, ap))
+SCAN_ALL(__isoc99_fscanf, (FILE * f, const char *fmt, ...), f, real.__isoc99_vfscanf(f, fmt, ap))
+SCAN_ALL(__isoc99_scanf, (const char *fmt, ...), stdin, real.__isoc99_vscanf(fmt, ap))
 
 PBS_EXPORT __typeof__(getc) _IO_getc __attribute__((alias("getc"), copy(getc)));
 PBS_EXPORT __typeof__(fgets) _IO_fgets __attribute__((alias("fgets"), copy(fgets)));
 PBS_EXPORT __typeof__(fread) _IO_fread __attribute__((alias("fread"), copy(fread)));
 PBS_EXPORT __typeof__(getdelim) __getdelim __attribute__((alias("getdelim"), copy(getdelim)));
-PBS_EXPORT int hook___vfscanf(FILE *f, const char *fmt, va_list ap) __asm__("__vfscanf");
-int hook___vfscanf(FILE *f, const char *fmt, va_list ap)
-{
-    return hook_vfscanf(f, fmt, ap);
-}
 PBS_EXPORT __typeof__(gets) _IO_gets __attribute__((alias("gets"), copy(gets)));
