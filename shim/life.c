@@ -211,6 +211,7 @@ static int last_close(struct pbs_sock *s, int fd, bool missed)
 
 static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool missed)
 {
+    struct timespec nap = {0, 20000};
     struct pbs_thread *owner;
     int seconds;
 
@@ -233,6 +234,13 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
             continue;
         }
         if (owner && pbs_ring_sleeps_for(owner, s)) {
+            if (!pbs_ring_submitted(s)) { /* it is about to: by this number */
+                pbs_unlock(&s->file.lock);
+                pbs_crit_leave(self);
+                pbs_sys2(SYS_nanosleep, &nap, NULL);
+                pbs_crit_enter(self);
+                continue;
+            }
             /* Asleep in a receive on it: its reference outlives the number, as in the kernel. */
             if (!missed)
                 s->ghost = pbs_ghost_make(fd);

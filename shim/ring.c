@@ -219,6 +219,7 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
     sqe = pbs_ring_sqe(r);
     if (!sqe)
         return -ENOMEM;
+    s->sqe_at = r->uring.sq.sqe_tail;
     pbs_lock(&r->lock);
     if (!pbs_gate_admits(
             &s->file)) { /* under the lock: a fork looks at it after it shut the gate */
@@ -254,6 +255,11 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
     sqe->user_data = s->rid;
     pbs_count(r->owner, arms);
     return 0;
+}
+
+bool pbs_ring_submitted(struct pbs_sock *s)
+{
+    return (int)(io_uring_smp_load_acquire(s->ring->uring.sq.khead) - s->sqe_at) >= 0;
 }
 
 void pbs_ring_forget(struct pbs_sock *s)

@@ -178,6 +178,13 @@ static inline bool pbs_ring_sleeps_for(const struct pbs_thread *owner, struct pb
            (atomic_load(&owner->polling) && s->call == owner->call);
 }
 
+/*
+ * The kernel has taken the request of s, and with it a reference of its own to the file: the number that it
+ * was prepared by may go. s locked, armed; any thread. (The head moves when all that was submitted has been
+ * taken.)
+ */
+bool pbs_ring_submitted(struct pbs_sock *s);
+
 /* Takes s out of the ring's table if nothing binds it there any more. s locked; any thread. */
 void pbs_ring_forget(struct pbs_sock *s);
 

@@ -125,6 +125,8 @@ struct pbs_sock {
     struct pbs_hold *holds;
 
     uint64_t rid; /* key in the ring's table; a new one for each arming */
+    unsigned
+        sqe_at; /* its request is in the kernel when the ring's head of submissions is past this */
     union {
         struct pbs_sock *revoke_next; /* guarded by ring->lock */
         struct pbs_sock *next_free;   /* of one that is put */
