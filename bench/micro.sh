@@ -11,39 +11,42 @@ on_cpu() {
 }
 
 waiting() {
-    local size=$1 rounds=$2 run leg out
+    local size=$1 rounds=$2 run leg out tag
     for ((run = 1; run <= pairs; run++)); do
-        for leg in plain always; do
-            out=$(on_cpu "$leg" "waiting.$size.$run" "$programs/micro" waiting "$size" "$rounds")
+        for leg in "${legs[@]}"; do
+            tag=waiting.$size.$leg.$run
+            out=$(on_cpu "$leg" "$tag" "$programs/micro" waiting "$size" "$rounds")
             record "read() of $size bytes, bytes waiting: median block" ns "$leg" "$run" \
                 "$(value median_ns <<<"$out")"
             record "read() of $size bytes, bytes waiting: all calls" ns "$leg" "$run" \
                 "$(value mean_ns <<<"$out")"
+            [ "$leg" != plain ] || continue
+            record "read() of $size bytes, bytes waiting: kernel entries per call" entries "$leg" "$run" \
+                "$(per "$(stat_of "$tag" kernel_entries)" "$(stat_of "$tag" receives)")"
+            served "$leg" "$tag" "read() of $size bytes"
         done
-        record "read() of $size bytes, bytes waiting: kernel entries per call" entries always "$run" \
-            "$(per "$(stat_of "waiting.$size.$run" kernel_entries)" \
-                "$(stat_of "waiting.$size.$run" receives)")"
     done
-    served always "waiting.$size.1" "read() of $size bytes"
 }
 
 eagain() {
-    local run leg out calls=200000
+    local run leg out tag calls=200000
     for ((run = 1; run <= pairs; run++)); do
-        for leg in plain always; do
-            out=$(on_cpu "$leg" "eagain.$run" "$programs/micro" eagain "$calls")
+        for leg in "${legs[@]}"; do
+            tag=eagain.$leg.$run
+            out=$(on_cpu "$leg" "$tag" "$programs/micro" eagain "$calls")
             record "EAGAIN on an empty socket" ns "$leg" "$run" "$(value median_ns <<<"$out")"
+            [ "$leg" != plain ] || continue
+            record "EAGAIN: kernel entries per call, counters" entries "$leg" "$run" \
+                "$(per "$(stat_of "$tag" kernel_entries)" "$(stat_of "$tag" receives)")"
+            served "$leg" "$tag" "the socket that answers EAGAIN"
         done
-        record "EAGAIN: kernel entries per call, counters" entries always "$run" \
-            "$(per "$(stat_of "eagain.$run" kernel_entries)" "$(stat_of "eagain.$run" receives)")"
     done
-    served always eagain.1 "the socket that answers EAGAIN"
 }
 
 # The same seen from outside: system calls that receive or enter a ring, of the parent alone.
 eagain_traced() {
     local leg calls=5000 n
-    for leg in plain always; do
+    for leg in "${legs[@]}"; do
         (in_leg "$leg" "traced.$leg" strace -c -U name,calls -e trace=recvfrom,recvmsg,io_uring_enter \
             -o "$work/strace" "$programs/micro" eagain "$calls") >"$work/traced"
         n=$(awk '$1 ~ /^(recvfrom|recvmsg|io_uring_enter)$/ { s += $2 } END { printf "%d", s }' \
@@ -63,7 +66,7 @@ instructions() {
 file_and_pipe() {
     local leg few many
     head -c 20000 /dev/zero >"$work/file"
-    for leg in plain always; do
+    for leg in "${legs[@]}"; do
         few=$(instructions "$leg" read "$work/file" 10000)
         many=$(instructions "$leg" read "$work/file" 20000)
         record "read() of a file" instructions "$leg" 1 "$(per $((many - few)) 10000)"
@@ -74,14 +77,13 @@ file_and_pipe() {
 }
 
 loading() {
-    local run leg
+    local run leg settings
     for ((run = 1; run <= pairs; run++)); do
-        for leg in plain always; do
+        for leg in "${legs[@]}"; do
             # env itself is started twice, plain, and execs true with or without the library.
-            preload=()
-            [ "$leg" = plain ] || preload=("LD_PRELOAD=$LIB" PBUFSHIM_POLICY=always)
+            settings_of "$leg"
             hyperfine -N --style none --warmup 20 --runs 200 --export-csv "$work/hyperfine" \
-                "$(printf '%q ' env "${preload[@]}" /bin/true)" >"$work/hyperfine.out" 2>&1 ||
+                "$(printf '%q ' env "${settings[@]}" /bin/true)" >"$work/hyperfine.out" 2>&1 ||
                 fail "hyperfine: $(tail -n 1 "$work/hyperfine.out")"
             record "/bin/true" ms "$leg" "$run" \
                 "$(awk -F, 'NR == 2 { printf "%.3f", $4 * 1000 }' "$work/hyperfine")"

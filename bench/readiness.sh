@@ -90,7 +90,7 @@ entries() {
 
 traced() {
     local run=$1 leg how
-    for leg in plain always; do
+    for leg in "${legs[@]}"; do
         for how in poll packet loop; do
             waitserver "$leg" "traced.$how.$leg.$run" "$how"
             entries "$how server, 20 connections" "$leg" "$run" lines 3
@@ -126,7 +126,7 @@ costs_of_waitserver() {
     record "$name: share of the load's processor in use" share "$leg" "$run" \
         "$(value load_cpu <<<"$out")"
     stop "$pid" waitserver 0
-    [ "$leg" != always ] || served "$leg" "cost.$how.$leg.$run" "the $how server"
+    served "$leg" "cost.$how.$leg.$run" "the $how server"
 }
 
 costs_of_redis() {
@@ -140,19 +140,19 @@ costs_of_redis() {
     record "redis-benchmark -t get -P 1 -c $clients" requests/s "$leg" "$run" \
         "$(awk -F'"' '$2 == "GET" { print $4 }' <<<"$out")"
     stop "$pid" redis-server 0
-    [ "$leg" != always ] || served "$leg" "cost.redis.$clients.$leg.$run" redis-server
+    served "$leg" "cost.redis.$clients.$leg.$run" redis-server
 }
 
 for what in poll packet loop; do
     for ((run = 1; run <= pairs; run++)); do
-        for leg in plain always; do
+        for leg in "${legs[@]}"; do
             costs_of_waitserver "$what" "$leg" "$run"
         done
     done
 done
 for clients in 50 200; do
     for ((run = 1; run <= pairs; run++)); do
-        for leg in plain always; do
+        for leg in "${legs[@]}"; do
             costs_of_redis "$clients" "$leg" "$run"
         done
     done

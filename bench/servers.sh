@@ -6,6 +6,8 @@ set -euo pipefail
 . "$(dirname "$(realpath "$0")")/lib.sh"
 
 [ "$cpu_a" != "$cpu_b" ] || skip "needs two processors"
+# Here the library as it is by default is looked at, too.
+[ -n "${LEGS:-}" ] || legs+=(auto)
 
 # line LEG RUN DEPTH: DEPTH lines of each connection are on their way. With one, the load is near its
 # own limit before a fast server is.
@@ -21,7 +23,9 @@ line() {
         "$(value load_cpu <<<"$out")"
     [ "$leg" = plain ] || record "$name: receive-side kernel entries per line" entries "$leg" "$run" \
         "$(per "$(stat_of "line.$leg.$depth.$run" kernel_entries)" "$(value total_lines <<<"$out")")"
-    [ "$leg" != always ] || served "$leg" "line.$leg.$depth.$run" "the line server"
+    [[ $leg == @(plain|auto|never) ]] || served "$leg" "line.$leg.$depth.$run" "the line server"
+    [ "$leg" = never ] ||
+        recycling "$name" "$leg" "line.$leg.$depth.$run" "$run" $((64 * depth))
 }
 
 redis() {
@@ -33,20 +37,20 @@ redis() {
     stop "$pid" redis-server 0
     record "redis-benchmark -t get -d 64 -P 1 -c 50" requests/s "$leg" "$run" \
         "$(awk -F'"' '$2 == "GET" { print $4 }' <<<"$out")"
-    [ "$leg" != always ] || served "$leg" "redis.$leg.$run" redis-server
+    [[ $leg == @(plain|auto) ]] || served "$leg" "redis.$leg.$run" redis-server
 }
 
 for depth in 1 4; do
     for ((run = 1; run <= pairs; run++)); do
-        for leg in plain always auto; do
+        for leg in "${legs[@]}"; do
             line "$leg" "$run" "$depth"
         done
     done
     # Under policy never every receive is the plain call, and is counted. Its rate is not of interest.
-    line never 1 "$depth"
+    ! in_table plain || line never 1 "$depth"
 done
 for ((run = 1; run <= pairs; run++)); do
-    for leg in plain always auto; do
+    for leg in "${legs[@]}"; do
         redis "$leg" "$run"
     done
 done

@@ -2,12 +2,18 @@
  * A server that waits before it receives, in the ways that real ones do. It echoes messages of one
  * length, sends each answer with one call, and knows nothing of any library that may be loaded.
  *
- *   waitserver [-p PORT] [-c CPU] [-l LENGTH] poll | packet | loop
+ *   waitserver [-p PORT] [-c CPU] [-l LENGTH] poll | packet | loop | epoll | edge
  *
  *   poll     a thread per connection: poll(), then recv() of what is there
  *   packet   a thread per connection: recv() of a header of 4 bytes that may not wait and finds
  *            nothing, poll(), recv() of the header, recv() of the body (MariaDB)
  *   loop     one thread: poll() on all connections, recv() from each that is ready
+ *   epoll    the same with epoll, level-triggered
+ *   edge     the same with epoll, edge-triggered: recv() until there is nothing more
+ *
+ * A connection whose message begins with an exclamation mark is not received from again by the last
+ * three, as if what it leads to were blocked: they ask for no input of it any more, but for edge, whose
+ * interest costs nothing and stays.
  *
  * Listens on 127.0.0.1 (port 0, the default: any free one) and prints "port N". SIGTERM or SIGINT
  * end it by way of exit().
@@ -15,6 +21,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -25,15 +32,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define LENGTH_MAX 4096
 #define HEADER 4
 #define CONNECTIONS_MAX 1000
+#define EVENTS_MAX 64
+#define LAST '!'
 
 struct connection {
-    size_t have; /* of the message that comes in */
+    bool stopped; /* nothing more is received */
+    size_t have;  /* of the message that comes in */
     char message[LENGTH_MAX];
 };
 
@@ -81,6 +92,7 @@ static bool receive(int fd, struct connection *c)
     if (c->have < length)
         return true;
     c->have = 0;
+    c->stopped = c->message[0] == LAST;
     return answer(fd, c);
 }
 
@@ -138,10 +150,25 @@ static void *accept_all(void *unused)
     return NULL;
 }
 
+/* The loop's connections, by descriptor. */
+static struct connection conns[CONNECTIONS_MAX];
+
+static int accept_into_loop(void)
+{
+    int fd = accept_one();
+
+    if (fd >= CONNECTIONS_MAX) {
+        fprintf(stderr, "waitserver: too many connections\n");
+        exit(1);
+    }
+    conns[fd].stopped = false;
+    conns[fd].have = 0;
+    return fd;
+}
+
 /* The listening socket is in the set, as in most such servers. */
 static void *loop(void *unused)
 {
-    static struct connection conns[CONNECTIONS_MAX];
     static struct pollfd set[CONNECTIONS_MAX];
     nfds_t n = 1;
 
@@ -149,16 +176,70 @@ static void *loop(void *unused)
     set[0] = (struct pollfd){.fd = listener, .events = POLLIN};
     while (poll(set, n, -1) > 0) {
         for (nfds_t i = 1; i < n; i++) {
-            if (!set[i].revents || receive(set[i].fd, &conns[i]))
+            if (!set[i].revents)
                 continue;
-            close(set[i].fd);
-            set[i].fd = -1;
-            set[i].revents = 0;
+            if (!receive(set[i].fd, &conns[set[i].fd])) {
+                close(set[i].fd);
+                set[i--] = set[--n];
+            } else if (conns[set[i].fd].stopped) {
+                set[i].events = 0;
+            }
         }
-        if (set[0].revents && n < CONNECTIONS_MAX)
-            set[n++] = (struct pollfd){.fd = accept_one(), .events = POLLIN};
+        if (set[0].revents)
+            set[n++] = (struct pollfd){.fd = accept_into_loop(), .events = POLLIN};
     }
     die("poll");
+    return NULL;
+}
+
+/* All that is there. */
+static bool receive_all(int fd, struct connection *c)
+{
+    do {
+        errno = 0;
+    } while (!c->stopped && receive(fd, c));
+    return c->stopped || errno == EAGAIN;
+}
+
+static void watch(int epoll, int op, int fd, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.fd = fd};
+
+    if (epoll_ctl(epoll, op, fd, &event) < 0)
+        die("epoll_ctl");
+}
+
+static void accept_watched(int epoll, bool edge)
+{
+    int fd = accept_into_loop();
+
+    if (edge && fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+        die("fcntl");
+    watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN | (edge ? EPOLLET : 0));
+}
+
+static void *epoll_loop(void *mode)
+{
+    bool edge = mode != NULL;
+    struct epoll_event got[EVENTS_MAX];
+    int n, epoll = epoll_create1(EPOLL_CLOEXEC);
+
+    if (epoll < 0)
+        die("epoll_create1");
+    watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN);
+    while ((n = epoll_wait(epoll, got, EVENTS_MAX, -1)) > 0) {
+        for (int i = 0; i < n; i++) {
+            int fd = got[i].data.fd;
+
+            if (fd == listener)
+                accept_watched(epoll, edge);
+            else if (!(edge ? receive_all : receive)(fd, &conns[fd]))
+                close(fd);
+            else if (conns[fd].stopped && !edge)
+                watch(epoll, EPOLL_CTL_MOD, fd, 0);
+        }
+    }
+    die("epoll_wait");
     return NULL;
 }
 
@@ -192,7 +273,7 @@ static void pin(int cpu)
 
 int main(int argc, char **argv)
 {
-    void *(*serve)(void *) = accept_all;
+    void *(*serve)(void *) = accept_all, *mode = NULL;
     unsigned short port = 0;
     const char *how = "";
     pthread_t thread;
@@ -215,8 +296,13 @@ int main(int argc, char **argv)
         serve_one = serve_packets;
     else if (!strcmp(how, "loop"))
         serve = loop;
-    if ((!serve_one && serve != loop) || length <= HEADER || length > LENGTH_MAX) {
-        fprintf(stderr, "usage: waitserver [-p PORT] [-c CPU] [-l LENGTH] poll | packet | loop\n");
+    else if (!strcmp(how, "epoll"))
+        serve = epoll_loop;
+    else if (!strcmp(how, "edge"))
+        serve = epoll_loop, mode = conns;
+    if ((!serve_one && serve == accept_all) || length <= HEADER || length > LENGTH_MAX) {
+        fprintf(stderr, "usage: waitserver [-p PORT] [-c CPU] [-l LENGTH] poll | packet | loop | "
+                        "epoll | edge\n");
         return 2;
     }
     /* Blocked in all threads, so that only the sigwait() below sees them. */
@@ -225,7 +311,7 @@ int main(int argc, char **argv)
     sigaddset(&end, SIGINT);
     pthread_sigmask(SIG_BLOCK, &end, NULL);
     listen_on(port);
-    if (pthread_create(&thread, NULL, serve, NULL) != 0)
+    if (pthread_create(&thread, NULL, serve, mode) != 0)
         die("pthread_create");
     sigwait(&end, &sig);
     return 0;

@@ -7,6 +7,8 @@
 #   plain    without the library: proves that the script itself is right
 #   always   the library takes every socket it can
 #   starved  the same with two tiny buffers for a thread
+#   inc      as always, with incremental buffers wherever the kernel takes them
+#   noinc    as always, without them
 #   never    the library only counts
 #   auto     the library as it is by default
 # A program run in a leg writes its counters to $work/stats.TAG/PID, where TAG is the argument that
@@ -61,9 +63,25 @@ need() {
     done
 }
 
+# settings_of LEG: sets the array settings to the environment of this leg, as words for env.
+settings_of() {
+    local runtime
+    settings=()
+    [ "$1" != plain ] || return 0
+    # A sanitizer's runtime wants to be first.
+    runtime=$(ldd "$LIB" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ && !n++ { print $3 }')
+    settings=("LD_PRELOAD=${runtime:+$runtime }$LIB")
+    case $1 in
+    starved) settings+=(PBUFSHIM_POLICY=always PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64) ;;
+    inc) settings+=(PBUFSHIM_POLICY=always PBUFSHIM_INC=on) ;;
+    noinc) settings+=(PBUFSHIM_POLICY=always PBUFSHIM_INC=off) ;;
+    *) settings+=("PBUFSHIM_POLICY=$1") ;;
+    esac
+}
+
 # in_leg LEG TAG COMMAND...: becomes the command. Use it in a subshell or in the background.
 in_leg() {
-    local leg=$1 tag=$2 name runtime tiny=()
+    local leg=$1 tag=$2 name settings
     shift 2
     for name in $(compgen -e PBUFSHIM_ || true); do
         unset "$name"
@@ -73,11 +91,8 @@ in_leg() {
     mkdir -p "$work/stats.$tag"
     chmod 755 "$work"
     chmod 1777 "$work/stats.$tag"
-    [ "$leg" != starved ] || leg=always tiny=(PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64)
-    # A sanitizer's runtime wants to be first.
-    runtime=$(ldd "$LIB" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ && !n++ { print $3 }')
-    exec env LD_PRELOAD="${runtime:+$runtime }$LIB" PBUFSHIM_POLICY="$leg" \
-        PBUFSHIM_STATS="$work/stats.$tag/%p" "${tiny[@]}" "$@"
+    settings_of "$leg"
+    exec env "${settings[@]}" PBUFSHIM_STATS="$work/stats.$tag/%p" "$@"
 }
 
 # spawn LEG TAG COMMAND...: in the background; its process is $pid. Input comes from $input, output
@@ -180,7 +195,7 @@ served() {
     ring=$(stat_of "$2" ring_bytes)
     printf '  %s, leg %s: %s bytes by the ring, %s receives, %s kernel entries\n' "$3" "$1" "$ring" \
         "$(stat_of "$2" receives)" "$(stat_of "$2" kernel_entries)"
-    [[ $1 != @(always|starved) ]] || [ "$ring" -gt 0 ] || fail "false green: $3 got no byte by a ring"
+    [[ $1 != @(always|starved|inc|noinc) ]] || [ "$ring" -gt 0 ] || fail "false green: $3 got no byte by a ring"
 }
 
 # unserved LEG TAG WHO: the library was there, and served nothing.
@@ -220,7 +235,7 @@ wrote() {
 # at least one was.
 passed() {
     local n
-    [[ $1 == @(always|starved) ]] || return 0
+    [[ $1 == @(always|starved|inc|noinc) ]] || return 0
     n=$(stat_of "$2" "pass_$3")
     printf '  %s, leg %s: %s passed for reason %s\n' "$4" "$1" "$n" "$3"
     [ "$n" -gt 0 ] && [ "$n" -eq "$(stat_of "$2" passes)" ] ||
