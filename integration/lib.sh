@@ -72,7 +72,7 @@ settings_of() {
     runtime=$(ldd "$LIB" | awk '$1 ~ /^lib(asan|tsan|clang_rt\.(asan|tsan))/ && !n++ { print $3 }')
     settings=("LD_PRELOAD=${runtime:+$runtime }$LIB")
     case $1 in
-    starved) settings+=(PBUFSHIM_POLICY=always PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64) ;;
+    starved) settings+=(PBUFSHIM_POLICY=always PBUFSHIM_INC=off PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64) ;;
     inc) settings+=(PBUFSHIM_POLICY=always PBUFSHIM_INC=on) ;;
     noinc) settings+=(PBUFSHIM_POLICY=always PBUFSHIM_INC=off) ;;
     *) settings+=("PBUFSHIM_POLICY=$1") ;;

@@ -81,7 +81,7 @@ while [ "$SECONDS" -lt "$end" ]; do
     if [ $((round % 2)) -eq 1 ]; then
         run_round "round $round" "$seconds" PBUFSHIM_VERBOSE=0
     else
-        run_round "round $round, starved" "$seconds" PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64
+        run_round "round $round, starved" "$seconds" PBUFSHIM_INC=off PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64
     fi
     round=$((round + 1))
 done

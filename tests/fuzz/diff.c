@@ -221,7 +221,7 @@ static int verdict(void)
         printf("smallest script: %ld lines\n", c->smallest);
         return c->failures && !c->broken && c->smallest <= o.expect ? 0 : 1;
     }
-    if (o.guard && (o.setup.leg == FZ_SHIM || o.setup.leg == FZ_STARVED) && !ring)
+    if (o.guard && fz_leg_serves(o.setup.leg) && !ring)
         wrong_ring = printf("no byte came by a ring: this run proves nothing\n");
     if (o.guard && o.setup.leg == FZ_NORING && (ring || !fz_counter("processes")))
         wrong_ring = printf("the library was not there, or had a ring though it was refused\n");

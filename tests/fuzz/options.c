@@ -9,7 +9,7 @@
 #include "gen.h"
 
 static const char usage[] =
-    "difftest [--leg plain|shim|auto|starved|noring] [--shim LIBRARY] WHAT\n"
+    "difftest [--leg plain|shim|auto|starved|inc|starved-inc|noring] [--shim LIBRARY] WHAT\n"
     "  --seeds A..B        scripts made from these seeds\n"
     "  --script FILE       one script; with --verbose, each line's plain and leg result\n"
     "  --regress DIR       every DIR/*.script\n"

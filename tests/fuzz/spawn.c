@@ -15,7 +15,26 @@
 
 #include "run.h"
 
-const char *const fz_leg_name[FZ_LEGS] = {"plain", "shim", "auto", "starved", "noring"};
+const char *const fz_leg_name[FZ_LEGS] = {"plain", "shim",        "auto",  "starved",
+                                          "inc",   "starved-inc", "noring"};
+
+/* What tests/support/leg.sh sets for the leg of the same name, NAME=VALUE; starved-inc is ours alone. */
+static char *const settings[FZ_LEGS][8] = {
+    [FZ_SHIM] = {"PBUFSHIM_POLICY=always"},
+    [FZ_AUTO] = {"PBUFSHIM_POLICY=auto"},
+    [FZ_STARVED] = {"PBUFSHIM_POLICY=always", "PBUFSHIM_INC=off", "PBUFSHIM_BUFS=2",
+                    "PBUFSHIM_BUF_SIZE=64"},
+    [FZ_INC] = {"PBUFSHIM_POLICY=always", "PBUFSHIM_INC=on", "PBUFSHIM_GROUPS=socket",
+                "PBUFSHIM_BUFS=4", "PBUFSHIM_BUF_SIZE=512"},
+    [FZ_STARVED_INC] = {"PBUFSHIM_POLICY=always", "PBUFSHIM_INC=on", "PBUFSHIM_GROUPS=shared",
+                        "PBUFSHIM_BUFS=2", "PBUFSHIM_BUF_SIZE=64"},
+    [FZ_NORING] = {"PBUFSHIM_POLICY=always"},
+};
+
+bool fz_leg_serves(enum fz_leg leg)
+{
+    return leg == FZ_SHIM || leg == FZ_STARVED || leg == FZ_INC || leg == FZ_STARVED_INC;
+}
 
 /* io_uring is refused as a container would: by a filter, with EPERM or with ENOSYS. */
 static void refuse_rings(int err)
@@ -41,11 +60,8 @@ static void set_leg(const struct fz_setup *setup)
         return;
     snprintf(path, sizeof(path), "%s/%%p", setup->dir);
     setenv("PBUFSHIM_STATS", path, 1);
-    setenv("PBUFSHIM_POLICY", setup->leg == FZ_AUTO ? "auto" : "always", 1);
-    if (setup->leg == FZ_STARVED) {
-        setenv("PBUFSHIM_BUFS", "2", 1);
-        setenv("PBUFSHIM_BUF_SIZE", "64", 1);
-    }
+    for (char *const *s = settings[setup->leg]; *s; s++)
+        putenv(*s);
     setenv("LD_PRELOAD", setup->preload, 1);
     if (setup->leg == FZ_NORING)
         refuse_rings(setup->noring_errno);

@@ -4,12 +4,13 @@
 #   plain           no library: the kernel's own answers, against which a test is written
 #   shim            the library, which takes every socket it can
 #   auto            the library as it is by default
-#   starved         the library with two buffers of 64 bytes
+#   starved         the library with two buffers of 64 bytes, each used once and then recycled
+#   inc             the library with four buffers of 512 bytes for each socket, used bit by bit
 #   noring-EPERM    the library, io_uring refused by a seccomp filter
 #   noring-ENOSYS   the same with the other errno
 #
-# No false green: leg shim and starved fail when no byte came by a ring, the noring legs when one
-# did. A program for which no ring byte can be right says so in a line of its source,
+# No false green: legs shim, starved and inc fail when no byte came by a ring, the noring legs when
+# one did. A program for which no ring byte can be right says so in a line of its source,
 #   /* ring: none: the reason */
 # and then fails if one did. Exit status 77 is a skip, with its reason on the last line.
 #
@@ -28,7 +29,7 @@ skip() {
 }
 
 if [ $# -lt 2 ]; then
-    echo "usage: leg.sh plain|shim|auto|starved|noring-EPERM|noring-ENOSYS PROGRAM [ARG...]" >&2
+    echo "usage: leg.sh plain|shim|auto|starved|inc|noring-EPERM|noring-ENOSYS PROGRAM [ARG...]" >&2
     exit 2
 fi
 leg=$1
@@ -45,6 +46,7 @@ for name in $(compgen -e PBUFSHIM_ || true); do
     unset "$name"
 done
 unset LD_PRELOAD TEST_RING TEST_STATS
+export TEST_LEG=$leg
 # The library never allocates; what a failing case leaves behind is not of interest.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:handle_segv=0}
 export TSAN_OPTIONS=${TSAN_OPTIONS:-die_after_fork=0:atexit_sleep_ms=0:report_thread_leaks=0:report_signal_unsafe=0:halt_on_error=1:suppressions=$here/tsan.supp}
@@ -69,13 +71,17 @@ trap 'rm -rf "$stats"' EXIT
 export PBUFSHIM_STATS=$stats/%p
 # For cases that ask whether a certain process was served (leg.h).
 export TEST_STATS=$stats
-case $leg in shim | starved) export TEST_RING=must ;; esac
+case $leg in shim | starved | inc) export TEST_RING=must ;; esac
 
 launch=()
 case $leg in
 shim) export PBUFSHIM_POLICY=always ;;
 auto) export PBUFSHIM_POLICY=auto ;;
-starved) export PBUFSHIM_POLICY=always PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64 ;;
+starved) export PBUFSHIM_POLICY=always PBUFSHIM_INC=off PBUFSHIM_BUFS=2 PBUFSHIM_BUF_SIZE=64 ;;
+inc)
+    export PBUFSHIM_POLICY=always PBUFSHIM_INC=on PBUFSHIM_GROUPS=socket
+    export PBUFSHIM_BUFS=4 PBUFSHIM_BUF_SIZE=512
+    ;;
 noring-EPERM | noring-ENOSYS)
     [ -x "$noring" ] || skip "no launcher at $noring"
     export PBUFSHIM_POLICY=always
@@ -98,7 +104,7 @@ ring=$(awk '$1 == "ring_bytes" { n += $2 } END { printf "%d", n }' "${files[@]}"
 none=$(sed -n 's|^/\* ring: none: \(.*\) \*/$|\1|p' "$source" 2>/dev/null | head -n 1)
 echo "leg $leg: $ring bytes by the ring"
 case $leg in
-shim | starved)
+shim | starved | inc)
     if [ -n "$none" ]; then
         [ "$ring" -eq 0 ] || fail "$ring bytes came by a ring, though: $none"
     else
