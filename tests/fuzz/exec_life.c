@@ -16,9 +16,10 @@
 /* Room for all that a script may leave unread; set before listen and connect. */
 static void widen(int fd)
 {
-    int size = 400000;
+    int size = FZ_RCVBUF;
 
-    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)))
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
 }
 
 static socklen_t loopback(struct sockaddr_storage *ss, int family, int port)

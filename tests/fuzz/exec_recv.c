@@ -14,6 +14,7 @@
 #define PAGE 4096
 #define MAX_IOV 8
 #define FILL 0xa5
+#define LOOK 1000000 /* how far from its place a byte is looked for */
 
 /* One arena a thread: usable memory, a page that is not there, a page that is read-only. */
 struct arena {
@@ -112,9 +113,9 @@ static const unsigned char *gather(struct fz_slot *s, const struct buffers *b, l
 /* Where in the stream do these bytes stand, if not where they are due? */
 static long look_for(int conn, uint64_t due, const unsigned char *data, long len)
 {
-    uint64_t from = due > 300000 ? due - 300000 : 0;
+    uint64_t from = due > LOOK ? due - LOOK : 0;
 
-    for (uint64_t off = from; off < due + 300000; off++) {
+    for (uint64_t off = from; off < due + LOOK; off++) {
         long i = 0;
 
         while (i < len && i < 8 && fz_byte((unsigned)conn, off + (uint64_t)i) == data[i])

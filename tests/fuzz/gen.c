@@ -140,7 +140,9 @@ bool fz_peer_sends(struct fz_gen *g, int c, long len)
 {
     struct fz_mconn *m = &g->conn[c];
 
-    if (!m->peer || m->fin || m->rst || m->shutwr || !fz_holders(g, c) || m->unread + len > 110000)
+    long room = HAS(g, stall) ? FZ_ROOM_STALL : FZ_ROOM;
+
+    if (!m->peer || m->fin || m->rst || m->shutwr || !fz_holders(g, c) || m->unread + len > room)
         return false;
     EMIT(g, "p send c%d len=%ld", c, len);
     m->unread += len;

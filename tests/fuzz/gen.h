@@ -16,7 +16,7 @@
     X(closerange) X(shutdown) X(fin) X(rst) X(timeo) X(nonblock) X(fionread)    \
     X(soerror) X(lowat) X(oob) X(oobinline) X(send) X(threads) X(block)         \
     X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler) X(fork)     \
-    X(texit) X(cancel) X(client) X(ipv6) X(errors) X(loop)                      \
+    X(texit) X(cancel) X(client) X(ipv6) X(errors) X(loop) X(stall)             \
     X(proc) X(procep) X(pass)
 /* clang-format on */
 
@@ -92,6 +92,9 @@ int fz_other_thread(struct fz_gen *g, int t);
 bool fz_over(const struct fz_mconn *c);
 bool fz_peer_sends(struct fz_gen *g, int c, long len);
 long fz_send_size(struct fz_gen *g);
+/* Bytes that may lie unread on a connection; more only where connections are left unread on purpose. */
+#define FZ_ROOM 110000
+#define FZ_ROOM_STALL 500000
 void fz_consumed(struct fz_mconn *c, long n);
 
 /* gen_recv.c */
@@ -119,6 +122,8 @@ static inline int fz_key(int e, int f)
 bool fz_act_proc(struct fz_gen *g);
 /* gen_loop.c */
 bool fz_act_loop(struct fz_gen *g);
+/* gen_stall.c */
+bool fz_act_stall(struct fz_gen *g);
 /* gen_acts.c */
 struct fz_act {
     bool (*run)(struct fz_gen *g);

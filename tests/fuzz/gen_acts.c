@@ -392,6 +392,7 @@ const struct fz_act fz_acts[] = {
     {fz_act_texit, FZ_CAT_texit, 1},
     {fz_act_errors, FZ_CAT_errors, 2},
     {fz_act_loop, FZ_CAT_loop, 12},
+    {fz_act_stall, FZ_CAT_stall, 6},
     {fz_act_proc, FZ_CAT_proc, 12},
     {NULL, 0, 0},
 };

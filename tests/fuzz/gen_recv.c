@@ -3,9 +3,11 @@
 
 #include <string.h>
 
-/* Lengths around what is there, which is where mistakes live. */
+/* Lengths around what is there, which is where mistakes live; within the runner's memory. */
 static long pick_len(struct fz_gen *g, long unread)
 {
+    if (unread > FZ_ROOM)
+        unread = FZ_ROOM;
     switch (fz_rand(g, 10)) {
     case 0 ... 2:
         return 1 + (long)fz_rand(g, 8);
@@ -196,7 +198,8 @@ bool fz_act_errors(struct fz_gen *g)
         }
         return false;
     default:
-        if (c < 0 || !g->conn[c].unread || g->conn[c].odd || g->conn[c].unread < g->conn[c].lowat)
+        if (c < 0 || !g->conn[c].unread || g->conn[c].odd || g->conn[c].unread < g->conn[c].lowat ||
+            g->conn[c].unread > FZ_ROOM)
             return false;
         f = fz_fd_for(g, c);
         EMIT(g, "t%d recv f%d kind=%s len=%s", fz_thread_for(g, c), f,

@@ -138,6 +138,7 @@ static void do_send(struct fz_run *r, int c, const struct fz_op *op, char *out, 
     long len = fz_num(op, "len", 1);
     int fd = runner_socket(r, c);
     bool urgent = fz_num(op, "oob", 0);
+    long piece = fz_num(op, "piece", 0), done = 0;
     ssize_t n;
 
     if (len < 0 || len > (long)sizeof(buf))
@@ -146,11 +147,16 @@ static void do_send(struct fz_run *r, int c, const struct fz_op *op, char *out, 
         buf[i] = fz_byte((unsigned)c, p->sent + (uint64_t)i);
     if (urgent)
         r->sh->oob_at[c] = p->sent + (uint64_t)len;
-    n = send(p->fd, buf, (size_t)len, MSG_NOSIGNAL | (urgent ? MSG_OOB : 0));
-    fz_cat(out, size, "%zd", n);
-    if (n > 0)
-        p->sent += (uint64_t)n;
-    settle(r, n > 0 ? fd : (close(fd), -1), p, out, size);
+    if (piece < 1 || piece > len)
+        piece = len;
+    do {
+        n = send(p->fd, buf + done, (size_t)(len - done < piece ? len - done : piece),
+                 MSG_NOSIGNAL | (urgent ? MSG_OOB : 0));
+        done += n > 0 ? n : 0;
+    } while (n > 0 && done < len);
+    fz_cat(out, size, "%ld", done ? done : (long)n);
+    p->sent += (uint64_t)done;
+    settle(r, done && !strcmp(op->verb, "send") ? fd : (close(fd), -1), p, out, size);
 }
 
 static void do_end(struct fz_run *r, int c, const char *how, char *out, size_t size)
@@ -263,7 +269,7 @@ void fz_peer_op(struct fz_run *r, const struct fz_op *op, char *out, size_t size
         do_accept(r, p, fz_num(op, "family", 4) == 6, out, size);
     else if (p->fd < 0)
         fz_cat(out, size, "no connection");
-    else if (!strcmp(op->verb, "send"))
+    else if (!strcmp(op->verb, "send") || !strcmp(op->verb, "push"))
         do_send(r, c, op, out, size);
     else if (!strcmp(op->verb, "shut") || !strcmp(op->verb, "close") || !strcmp(op->verb, "rst"))
         do_end(r, c, op->verb, out, size);

@@ -5,7 +5,8 @@
  *   t1& poll kind=poll set=f0:IN timeout=-1     ... and is expected to sleep in it; join comes later
  *   t0~ recv f0 kind=read len=5                 ... and ends by its own timeout
  *   k0 recv f0 kind=read len=5                  child 0 of the runner does it
- *   p send c0 120                               the peer does it, and waits until it has arrived
+ *   p send c0 len=120 piece=7                   the peer does it, and waits until it has arrived
+ *   p push c0 len=120000                        the same, not waiting: it may not fit
  *   d join t1                                   the driver: join, sig, stop, cont
  *
  * Names: t thread, k child, c connection, f descriptor, l listener, e epoll instance. '#' begins

@@ -22,6 +22,7 @@
 #define FZ_EVENTS 16
 #define FZ_TEXT 768
 #define FZ_SHM_FD 3
+#define FZ_RCVBUF (2 << 20) /* asked for; without privilege less may be given */
 
 /* A slot's life. POSTED and IDLE are written by the driver, the rest by the runner. */
 enum fz_state { FZ_ABSENT, FZ_IDLE, FZ_POSTED, FZ_RUNNING, FZ_DONE, FZ_GONE };
