@@ -47,9 +47,9 @@ static struct crowd *crowd_open(uint32_t trigger)
 static void crowd_close(struct crowd *c)
 {
     for (int i = 0; i < MANY; i++)
-        pair_close(&c->p[i]);
+        pair_drop(&c->p[i]);
     for (int i = 0; i < BUSY; i++)
-        pair_close(&c->b[i]);
+        pair_drop(&c->b[i]);
     MUST(close(c->ep));
     free(c);
 }
@@ -219,8 +219,8 @@ static void test_empty_pool_blocking_reader(void)
     }
     CHECK_EQ(poll(set, MANY, 0), 0);
     for (int i = 0; i < MANY; i++)
-        pair_close(&p[i]);
-    pair_close(&b);
+        pair_drop(&p[i]);
+    pair_drop(&b);
     free(set);
     free(p);
 }

@@ -6,9 +6,10 @@
 
 #include "test.h"
 
-static long ring_bytes(const char *dir, pid_t pid)
+static long counter(const char *dir, pid_t pid, const char *name)
 {
     char path[512], line[128];
+    size_t len = strlen(name);
     long n = -1;
     FILE *f;
 
@@ -17,8 +18,8 @@ static long ring_bytes(const char *dir, pid_t pid)
     if (!f)
         return -1;
     while (fgets(line, sizeof(line), f))
-        if (strncmp(line, "ring_bytes ", 11) == 0)
-            n = atol(line + 11);
+        if (strncmp(line, name, len) == 0 && line[len] == ' ')
+            n = atol(line + len);
     fclose(f);
     return n;
 }
@@ -30,7 +31,26 @@ void check_ring_used(pid_t pid, long bytes)
 
     if (!ring || strcmp(ring, "must") != 0 || !dir)
         return;
-    n = ring_bytes(dir, pid);
+    n = counter(dir, pid, "ring_bytes");
     if (n < bytes)
         FAIL("process %d: %ld bytes by a ring, wanted %ld", (int)pid, n, bytes);
+}
+
+bool leg_is(const char *name)
+{
+    const char *leg = getenv("TEST_LEG");
+
+    return leg && strcmp(leg, name) == 0;
+}
+
+void check_counted(const char *leg, pid_t pid, const char *name, long least)
+{
+    const char *dir = getenv("TEST_STATS");
+    long n;
+
+    if (!leg_is(leg) || !dir)
+        return;
+    n = counter(dir, pid, name);
+    if (n < least)
+        FAIL("process %d: %s is %ld, wanted %ld", (int)pid, name, n, least);
 }

@@ -6,6 +6,7 @@
 #ifndef TESTS_SUPPORT_LEG_H
 #define TESTS_SUPPORT_LEG_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 /*
@@ -13,5 +14,12 @@
  * that have to use one: TEST_RING=must in the environment, and the counters in TEST_STATS/PID.
  */
 void check_ring_used(pid_t pid, long bytes);
+
+/* Whether this is the leg of that name (leg.sh). */
+bool leg_is(const char *name);
+
+/* In this leg: a process that has ended counted `name` so often at least. A counter that is not there
+ * at all is a failure, too. */
+void check_counted(const char *leg, pid_t pid, const char *name, long least);
 
 #endif

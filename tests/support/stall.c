@@ -43,6 +43,25 @@ struct pair pair_open_roomy(void)
     return p;
 }
 
+struct pair pair_from(int listener)
+{
+    int near = connect_to(listener), far = MUST(accept(listener, NULL, NULL)), one = 1;
+    struct pair p = {.us = test_side == SIDE_ACCEPTED ? far : near,
+                     .peer = test_side == SIDE_ACCEPTED ? near : far};
+
+    MUST(setsockopt(p.peer, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
+    return p;
+}
+
+void pair_drop(struct pair *p)
+{
+    if (p->us >= 0)
+        MUST(close(p->us));
+    if (p->peer >= 0)
+        reset_close(p->peer);
+    p->us = p->peer = -1;
+}
+
 void put_in_parts(struct pair *p, size_t n, void (*between)(void *arg), void *arg)
 {
     static const size_t parts[] = {20000, 1, 300, 4096, 65, 12000, 511, 33000};
@@ -61,7 +80,7 @@ void put_in_parts(struct pair *p, size_t n, void (*between)(void *arg), void *ar
 void take_in_parts(struct pair *p, size_t n)
 {
     static const size_t parts[] = {1, 4096, 7, 60000, 512, 63, 20000};
-    static uint8_t buf[65536];
+    uint8_t buf[65536];
 
     for (int i = 0; n; i++) {
         size_t part = parts[i % COUNT_OF(parts)];

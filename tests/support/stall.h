@@ -16,6 +16,13 @@
 /* A warm connection that has this room. */
 struct pair pair_open_roomy(void);
 
+/*
+ * For connections by the thousand: one listener for all of them, and an end that leaves nothing of
+ * them in TIME_WAIT, where they would keep ports from those who come after.
+ */
+struct pair pair_from(int listener);
+void pair_drop(struct pair *p);
+
 /* The peer sends n bytes, in segments large and small; between(arg), if any, is called after each. */
 void put_in_parts(struct pair *p, size_t n, void (*between)(void *arg), void *arg);
 
