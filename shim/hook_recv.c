@@ -324,7 +324,12 @@ static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigne
     if (err)
         return -err;
     while (got < n) {
-        ssize_t r = entry_ok(&vec[got]) ? receive_one(fd, &vec[got], how, &cut) : -EFAULT;
+        ssize_t r;
+
+        /* Closed while the first one slept: what the number stands for now is somebody else's. */
+        if (got && !pbs_fdtab_is(fd, &s->file))
+            break;
+        r = entry_ok(&vec[got]) ? receive_one(fd, &vec[got], how, &cut) : -EFAULT;
 
         if (r < 0) {
             if (!got)
