@@ -197,8 +197,11 @@ void fz_generate(uint64_t seed, const struct fz_choice *choice, struct fz_script
     g->out = out;
     out->n = 0;
     for (int i = 0; i < FZ_CAT_COUNT; i++)
-        if (choice->only ? choice->only >> i & 1 : i < FZ_CAT_BY_NAME && fz_chance(g, 55))
+        if (choice->only ? choice->only >> i & 1 : i < FZ_CAT_NOT_DRAWN && fz_chance(g, 55))
             g->cats |= 1ull << i;
+    /* Not drawn: without it a seed gives the script that it gave before there was this category. */
+    if (!choice->only && seed % 2)
+        g->cats |= 1ull << FZ_CAT_stall;
     g->cats = (g->cats | choice->with) & ~choice->without;
     g->thread[0] = true;
     g->threads = 2 + (int)fz_rand(g, 2);

@@ -27,8 +27,8 @@ enum fz_category {
         FZ_CAT_COUNT
 };
 
-/* From here on only what is asked for by name: no seed draws on it by itself. */
-#define FZ_CAT_BY_NAME FZ_CAT_proc
+/* From here on nothing is drawn: stall is every other seed's, the others' are those asked for by name. */
+#define FZ_CAT_NOT_DRAWN FZ_CAT_stall
 
 /* a,b,c to a mask; 0 if a name is unknown, which is then printed */
 uint64_t fz_categories(const char *list);
