@@ -172,6 +172,10 @@ static void end_by_close(struct fz_gen *g, struct nap *n)
     for (int i = 0; i < g->nfd; i++)
         if (g->fd[i].open && g->fd[i].conn != n->c)
             f2 = i;
+    /* a request that was called back and not yet ended: limits/closed_under_third_thread.script */
+    for (int t = 0; t < FZ_THREADS; t++)
+        if (g->thread[t] && t != n->t && t != other)
+            EMIT(g, "t%d poll kind=poll set= timeout=0", t);
     /* poll and select look the number up again when woken, and would sleep on */
     if (way == 1 && f2 >= 0 && n->kind == IN_RECV) {
         EMIT(g, "t%d dup f%d f%d kind=dup2", other, n->f, f2);
