@@ -9,6 +9,7 @@
 #include "conf.h"
 #include "item.h"
 #include "ledger.h"
+#include "mem.h"
 #include "probe.h"
 #include "rx.h"
 
@@ -150,6 +151,8 @@ static bool enlist(struct pbs_thread *self, struct pbs_sock *s, int fd, bool blo
     }
     if (s->file.shared)
         pbs_pass(self, s, PBS_WHY_fork);
+    if (pbs_mem_used_up())
+        pbs_pass(self, s, PBS_WHY_memory);
     if (!pbs_gate_admits(&s->file))
         return false;
     if (!pbs_items_allow(s, self->id)) {

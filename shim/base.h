@@ -95,6 +95,12 @@ static inline __attribute__((always_inline)) void pbs_lock(struct pbs_lock *l)
         pbs_lock_wait(l);
 }
 
+/* False: somebody has it. */
+static inline bool pbs_lock_try(struct pbs_lock *l)
+{
+    return !atomic_exchange_explicit(&l->held, 1, memory_order_acquire);
+}
+
 static inline void pbs_unlock(struct pbs_lock *l)
 {
     atomic_store_explicit(&l->held, 0, memory_order_release);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,7 @@
 
 struct pbs_conf pbs_conf = {
     .policy = PBS_POLICY_AUTO,
-    .bufs = 256,
-    .buf_size = 4096,
+    .memory = 256UL << 20,
 };
 
 static struct stat stderr_at_start;
@@ -119,7 +119,7 @@ static unsigned number(const char *name, unsigned lo, unsigned hi, bool power_of
     v = strtoul(s, &end, 10);
     if (errno || *end || *s == '-' || v < lo || v > hi || (power_of_two && (v & (v - 1)))) {
         snprintf(text, sizeof(text), "%u", def);
-        complain(name, s, text);
+        complain(name, s, def ? text : "the default");
         return def;
     }
     return (unsigned)v;
@@ -149,18 +149,42 @@ static void text(const char *name, char *to, size_t room)
     memcpy(to, s, strlen(s) + 1);
 }
 
-static void policy(void)
+/* One of `names`, of which the first is the default; its place among them. */
+static unsigned choice(const char *name, const char *const names[3])
 {
-    const char *s = getenv("PBUFSHIM_POLICY");
+    const char *s = getenv(name);
 
-    if (!s || !*s || !strcmp(s, "auto"))
-        return;
-    if (!strcmp(s, "always"))
-        pbs_conf.policy = PBS_POLICY_ALWAYS;
-    else if (!strcmp(s, "never"))
-        pbs_conf.policy = PBS_POLICY_NEVER;
-    else
-        complain("PBUFSHIM_POLICY", s, "auto");
+    for (unsigned i = 0; s && *s && i < 3; i++)
+        if (!strcmp(s, names[i]))
+            return i;
+    if (s && *s)
+        complain(name, s, names[0]);
+    return 0;
+}
+
+/* Bytes, or with a K, M or G behind it so many KiB, MiB or GiB. */
+static unsigned long size(const char *name, unsigned long def)
+{
+    static const char units[] = "KMG";
+    const char *s = getenv(name), *unit;
+    unsigned long v, shift = 0;
+    char *end;
+
+    if (!s || !*s)
+        return def;
+    errno = 0;
+    v = strtoul(s, &end, 10);
+    for (unit = units; *unit && *unit != *end;)
+        unit++;
+    if (*unit) {
+        shift = 10 * (unsigned long)(unit - units + 1);
+        end++;
+    }
+    if (errno || *end || *s < '0' || *s > '9' || v > (unsigned long)LONG_MAX >> shift) {
+        complain(name, s, "the default");
+        return def;
+    }
+    return v << shift;
 }
 
 static const char *program_name(void)
@@ -251,9 +275,12 @@ void pbs_conf_init(void)
     text("PBUFSHIM_STATS", pbs_conf.stats, sizeof(pbs_conf.stats));
     if (!strcmp(pbs_conf.stats, "0"))
         pbs_conf.stats[0] = '\0';
-    policy();
-    pbs_conf.bufs = number("PBUFSHIM_BUFS", 2, 1024, true, pbs_conf.bufs);
-    pbs_conf.buf_size = number("PBUFSHIM_BUF_SIZE", 64, 65536, false, pbs_conf.buf_size);
+    pbs_conf.policy = choice("PBUFSHIM_POLICY", (const char *[]){"auto", "always", "never"});
+    pbs_conf.inc = choice("PBUFSHIM_INC", (const char *[]){"auto", "on", "off"});
+    pbs_conf.groups = choice("PBUFSHIM_GROUPS", (const char *[]){"auto", "shared", "socket"});
+    pbs_conf.bufs = number("PBUFSHIM_BUFS", 2, 1024, true, 0);
+    pbs_conf.buf_size = number("PBUFSHIM_BUF_SIZE", 64, 65536, false, 0);
+    pbs_conf.memory = size("PBUFSHIM_MEMORY", pbs_conf.memory);
     if (flag("PBUFSHIM_DISABLE"))
         pbs_conf.enabled = false;
     only_env = getenv("PBUFSHIM_ONLY");

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "base.h"
+#include "conf.h"
 
 /* Where another stack was, mapped and unmapped behind its back, AddressSanitizer still forbids most. */
 #ifdef __SANITIZE_ADDRESS__
@@ -27,6 +28,33 @@ static struct {
     size_t left;
 } class_of[CLASSES];
 
+static atomic_long in_use; /* bytes; in a child what its parent had may be taken off */
+
+static void count(long size)
+{
+    atomic_fetch_add_explicit(&in_use, size, memory_order_relaxed);
+}
+
+bool pbs_mem_charge(size_t size)
+{
+    long now = atomic_fetch_add_explicit(&in_use, (long)size, memory_order_relaxed);
+
+    if (now + (long)size <= (long)pbs_conf.memory)
+        return true;
+    count(-(long)size);
+    return false;
+}
+
+void pbs_mem_uncharge(size_t size)
+{
+    count(-(long)size);
+}
+
+bool pbs_mem_used_up(void)
+{
+    return atomic_load_explicit(&in_use, memory_order_relaxed) >= (long)pbs_conf.memory;
+}
+
 static unsigned class_index(size_t size)
 {
     unsigned c = 0;
@@ -39,19 +67,19 @@ static unsigned class_index(size_t size)
 
 #ifdef PBS_TSAN
 /* It has to know that an address begins a new life. */
-void *pbs_mem_map(size_t size)
+static void *map(size_t size)
 {
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     return p == MAP_FAILED ? NULL : p;
 }
 
-void pbs_mem_unmap(void *p, size_t size)
+static void unmap(void *p, size_t size)
 {
     munmap(p, size);
 }
 #else
-void *pbs_mem_map(size_t size)
+static void *map(size_t size)
 {
     long p = pbs_sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
                       -1, 0);
@@ -62,11 +90,45 @@ void *pbs_mem_map(size_t size)
     return (void *)p;
 }
 
-void pbs_mem_unmap(void *p, size_t size)
+static void unmap(void *p, size_t size)
 {
     pbs_sys2(SYS_munmap, p, size);
 }
 #endif
+
+void *pbs_mem_reserve(size_t size)
+{
+    void *p = map(size);
+
+    if (p)
+        pbs_mem_small(p, size);
+    return p;
+}
+
+void pbs_mem_release(void *p, size_t size)
+{
+    unmap(p, size);
+}
+
+void pbs_mem_small(void *p, size_t size)
+{
+    pbs_sys3(SYS_madvise, p, size, MADV_NOHUGEPAGE);
+}
+
+void *pbs_mem_map(size_t size)
+{
+    void *p = map(size);
+
+    if (p)
+        count((long)size);
+    return p;
+}
+
+void pbs_mem_unmap(void *p, size_t size)
+{
+    unmap(p, size);
+    count(-(long)size);
+}
 
 void *pbs_mem_get(size_t size)
 {
@@ -87,13 +149,14 @@ void *pbs_mem_get(size_t size)
         goto out;
     }
     if (class_of[c].left < real) {
-        class_of[c].fresh = pbs_mem_map(CHUNK);
+        class_of[c].fresh = map(CHUNK); /* counted as it is handed out */
         class_of[c].left = class_of[c].fresh ? CHUNK : 0;
     }
     if (class_of[c].left >= real) {
         p = class_of[c].fresh;
         class_of[c].fresh += real;
         class_of[c].left -= real;
+        count((long)real);
     }
 out:
     pbs_unlock(&class_of[c].lock);
@@ -122,6 +185,7 @@ void pbs_mem_put(void *p, size_t size)
 
 void pbs_mem_reset(void)
 {
+    in_use = 0;
     for (unsigned c = 0; c < CLASSES; c++) {
         class_of[c].left = 0; /* fresh and left may have been caught between two stores */
         pbs_unlock(&class_of[c].lock);

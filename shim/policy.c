@@ -7,6 +7,7 @@
 #define MAX_BACKOFF 16
 #define WINDOW 64 /* wake-ups after which the adoption is judged */
 #define WORTH 2   /* receives a wake-up: below it the ring costs more than it saves */
+#define CROWDS 4  /* times that it used up what it shares, before it gets buffers of its own */
 #define RING 128  /* receives saved, about what making a ring and taking it down costs (35 us) */
 
 bool pbs_policy_plain(struct pbs_tally *t, size_t asked, long got)
@@ -36,6 +37,18 @@ bool pbs_policy_adopt(const struct pbs_tally *t, enum pbs_policy_name policy, bo
 bool pbs_policy_ring(uint64_t saves, enum pbs_policy_name policy)
 {
     return policy == PBS_POLICY_ALWAYS || saves >= RING;
+}
+
+void pbs_policy_crowded(struct pbs_tally *t, uint64_t lent)
+{
+    if (t->burst >= lent / 2 && t->crowded < CROWDS) /* its own bytes, not those of the others */
+        t->crowded++;
+}
+
+bool pbs_policy_group(const struct pbs_tally *t, enum pbs_groups_name groups, unsigned others)
+{
+    return groups == PBS_GROUPS_SOCKET ||
+           (groups == PBS_GROUPS_AUTO && others && t->crowded >= CROWDS);
 }
 
 bool pbs_policy_wakeup(struct pbs_tally *t, enum pbs_policy_name policy)

@@ -162,6 +162,7 @@ void pbs_proc_after_exec(void)
 void pbs_proc_end(void)
 {
     struct pbs_stats live = {0};
+    struct pbs_pool_stats pool = {0};
 
     if (pbs_guest() || !alive)
         return;
@@ -171,5 +172,6 @@ void pbs_proc_end(void)
     if (!pbs_conf.stats[0])
         return;
     pbs_thread_sum(&live);
-    pbs_stats_write(&live);
+    pbs_ring_pool_sum(&pool);
+    pbs_stats_write(&live, &pool);
 }

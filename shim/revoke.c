@@ -127,13 +127,22 @@ void pbs_ring_revoke_others(struct pbs_thread *self, enum pbs_reason why)
     } while (r);
 }
 
+static void seal(struct pbs_ring *r, bool sealed)
+{
+    pbs_pbuf_seal(&r->pool, sealed);
+    pbs_lock(&r->lock);
+    for (struct pbs_pbuf *g = r->groups; g; g = g->next)
+        pbs_pbuf_seal(g, sealed);
+    pbs_unlock(&r->lock);
+}
+
 void pbs_ring_seal_others(struct pbs_thread *self, bool sealed)
 {
     pbs_crit_enter(self);
     pbs_lock(pbs_ring_list_lock());
     for (struct pbs_ring *r = pbs_ring_list(); r; r = r->next)
         if (r->owner != self)
-            pbs_pbuf_seal(&r->pool, sealed);
+            seal(r, sealed);
     pbs_unlock(pbs_ring_list_lock());
     pbs_crit_leave(self);
 }

@@ -38,7 +38,7 @@ static bool memlock_exempt(void)
 }
 
 /* A quarter of the limit for all rings of the process: the rest is the program's. */
-static bool charge(size_t size)
+bool pbs_ring_charge(size_t size)
 {
     struct rlimit64 lim;
     bool ok;
@@ -54,7 +54,7 @@ static bool charge(size_t size)
     return ok;
 }
 
-static void uncharge(size_t size)
+void pbs_ring_uncharge(size_t size)
 {
     pbs_lock(&list_lock);
     charged -= size;
@@ -83,14 +83,6 @@ static void block_put(struct pbs_ring *r)
     pbs_unlock(&list_lock);
 }
 
-/* Of the queues, the entries and the buffer ring, each in whole pages. */
-static size_t queue_size(void)
-{
-    size_t cq = PBS_RING_CQ * sizeof(struct io_uring_cqe) + 1024, page = 4095;
-
-    return ((cq + page) & ~page) + ((PBS_RING_SQ * sizeof(struct io_uring_sqe) + page) & ~page);
-}
-
 /* Since Linux 6.15; liburing 2.9 does not know them. A thread that sleeps for a request would be counted
  * as one that waits for a disk, and the processor that it sleeps on as not idle (iowait). */
 #define FEAT_NO_IOWAIT (1U << 17)
@@ -105,33 +97,20 @@ static int setup(struct pbs_ring *r)
                  IORING_SETUP_REGISTERED_FD_ONLY | IORING_SETUP_NO_SQARRAY | IORING_SETUP_CQSIZE,
         .cq_entries = PBS_RING_CQ,
     };
-    struct io_uring_buf_reg reg = {.ring_entries = pbs_conf.bufs};
-    char *br = (char *)r->mem + queue_size();
-    int err = io_uring_queue_init_mem(PBS_RING_SQ, &r->uring, &p, r->mem, queue_size());
+    int err = io_uring_queue_init_mem(PBS_RING_SQ, &r->uring, &p, r->mem, r->mem_size);
 
     if (err < 0)
         return err;
+    r->cq = PBS_RING_CQ;
     r->sleep_flags = r->uring.features & FEAT_NO_IOWAIT ? ENTER_NO_IOWAIT : 0;
     /* From here on the kernel's side stays until the thread ends, whatever fails. */
-    err = pbs_bgids_init(&r->bgids, PBS_BGIDS);
-    if (err)
-        return err;
-    reg.bgid = (uint16_t)pbs_bgids_get(&r->bgids);
-    reg.ring_addr = (uintptr_t)br;
-    err = pbs_pbuf_init(&r->pool, pbs_conf.bufs, pbs_conf.buf_size, br, reg.bgid);
-    if (!err)
-        err = io_uring_register_buf_ring(&r->uring, &reg, 0);
-    if (err) {
-        pbs_pbuf_destroy(&r->pool);
-        pbs_bgids_destroy(&r->bgids);
-    }
-    return err;
+    return pbs_ring_pool_init(r);
 }
 
 static int create(struct pbs_thread *self)
 {
     struct pbs_ring *r = block_get();
-    size_t size = queue_size() + pbs_pbuf_ring_size(pbs_conf.bufs);
+    size_t size = pbs_ring_queue_size(PBS_RING_CQ);
     int err = -ENOMEM;
 
     if (!r)
@@ -139,6 +118,7 @@ static int create(struct pbs_thread *self)
     pbs_lock(&r->lock); /* a revoker with a stale pointer may look in for a moment */
     memset(&r->uring, 0, offsetof(struct pbs_ring, lock));
     r->socks = r->revoked = NULL;
+    r->groups = NULL;
     memset(r->near, 0, sizeof(r->near));
     atomic_store(&r->revokes, 0);
     atomic_store(&r->orphans, false);
@@ -147,7 +127,7 @@ static int create(struct pbs_thread *self)
     /* waiters stays: a revoker of the block's last owner may be about to wait for an answer, and is
      * given this one's. */
     pbs_unlock(&r->lock);
-    if (!charge(size)) {
+    if (!pbs_ring_charge(size)) {
         err = -EDQUOT;
         goto out_block;
     }
@@ -155,12 +135,11 @@ static int create(struct pbs_thread *self)
     r->mem = pbs_mem_map(size);
     if (!r->mem)
         goto out_charge;
-    /* Pinned pages of a huge page would charge all of it. */
-    pbs_sys3(SYS_madvise, r->mem, size, MADV_NOHUGEPAGE);
+    pbs_mem_small(r->mem, size);
+    r->owner = self;
     err = setup(r);
     if (err)
         goto out_mem;
-    r->owner = self;
     r->last_rid = PBS_UD_FIRST;
     pbs_ring_probe_kick(r);
     pbs_lock(&list_lock);
@@ -176,7 +155,7 @@ static int create(struct pbs_thread *self)
 out_mem:
     pbs_mem_unmap(r->mem, size); /* the kernel keeps its pins on the pages */
 out_charge:
-    uncharge(size);
+    pbs_ring_uncharge(size);
 out_block:
     block_put(r);
     return err;
@@ -211,10 +190,12 @@ static void table_remove(struct pbs_ring *r, struct pbs_sock *s)
 int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
 {
     struct io_uring_sqe *sqe;
+    struct pbs_pbuf *group;
     bool in_table = s->ring == r;
 
     PBS_ASSERT(!s->armed && !s->pieces && (!s->ring || in_table));
-    if (!pbs_pbuf_available(&r->pool))
+    group = pbs_ring_group(r, s);
+    if (!group)
         return -ENOBUFS;
     sqe = pbs_ring_sqe(r);
     if (!sqe)
@@ -251,15 +232,22 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
     io_uring_prep_recv_multishot(sqe, s->fd, NULL, 0, 0);
     sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
     sqe->flags |= IOSQE_BUFFER_SELECT;
-    sqe->buf_group = (uint16_t)r->pool.bgid;
+    sqe->buf_group = (uint16_t)group->bgid;
     sqe->user_data = s->rid;
+    s->tally.burst = 0;
     pbs_count(r->owner, arms);
     return 0;
 }
 
 bool pbs_ring_submitted(struct pbs_sock *s)
 {
-    return (int)(io_uring_smp_load_acquire(s->ring->uring.sq.khead) - s->sqe_at) >= 0;
+    struct pbs_ring *r = s->ring;
+    unsigned head;
+
+    pbs_lock(&r->lock); /* the owner may be about to put the queues elsewhere (ring_size.c) */
+    head = io_uring_smp_load_acquire(r->uring.sq.khead);
+    pbs_unlock(&r->lock);
+    return (int)(head - s->sqe_at) >= 0;
 }
 
 void pbs_ring_forget(struct pbs_sock *s)
@@ -273,21 +261,6 @@ void pbs_ring_forget(struct pbs_sock *s)
     pbs_ring_unlist(r, s);
     pbs_unlock(&r->lock);
     s->ring = NULL;
-}
-
-void pbs_ring_home(void *ctx, struct pbs_piece *piece)
-{
-    struct pbs_sock *s = ctx;
-
-    if (piece->bid == PBS_NO_BID) {
-        pbs_mem_unmap(piece, piece->own_size);
-    } else if (s->ring->owner == pbs_self) {
-        pbs_pbuf_home(&s->ring->pool, piece);
-        pbs_count(pbs_self, recycled);
-    } else {
-        pbs_pbuf_home_remote(&s->ring->pool, piece);
-        pbs_count(pbs_self, recycled);
-    }
 }
 
 void pbs_ring_dispose(struct pbs_sock *s)
@@ -327,22 +300,14 @@ void pbs_ring_cancel_all(struct pbs_ring *r, enum pbs_reason why)
         pbs_ring_cancel(r, s, why);
 }
 
-/* Moves what s holds out of the ring's buffers, into memory of its own. s locked. */
-static void move_out(struct pbs_ring *r, struct pbs_sock *s)
+bool pbs_ring_move_out(struct pbs_ring *r, struct pbs_sock *s)
 {
-    size_t size = sizeof(struct pbs_piece) + s->held;
-    struct pbs_piece *own = pbs_mem_map((size + 4095) & ~4095UL), *piece;
+    struct pbs_piece *own = pbs_piece_own(s->held), *piece;
     uint8_t *data;
 
-    if (!own) {
-        /* The bytes stay where they are, and so must the pool: pbs_ring_end() keeps it. */
-        return;
-    }
+    if (!own)
+        return false;
     data = (uint8_t *)(own + 1);
-    own->data = data;
-    own->len = s->held;
-    own->bid = PBS_NO_BID;
-    own->own_size = (size + 4095) & ~4095UL;
     DL_FOREACH(s->pieces, piece) {
         memcpy(data, piece->data, piece->len);
         data += piece->len;
@@ -350,11 +315,14 @@ static void move_out(struct pbs_ring *r, struct pbs_sock *s)
     /* In this order: whoever looks at what is held, without the lock, never sees nothing. */
     pbs_sock_hold(s, own);
     pbs_sock_drop(s, own->len, pbs_ring_home, s);
+    if (s->armed)
+        return true;
     pbs_lock(&r->lock);
     table_remove(r, s);
     pbs_ring_unlist(r, s);
     pbs_unlock(&r->lock);
     s->ring = NULL;
+    return true;
 }
 
 void pbs_ring_end(struct pbs_thread *self)
@@ -377,8 +345,7 @@ void pbs_ring_end(struct pbs_thread *self)
     while (!stuck && (s = pick(r, true))) {
         pbs_lock(&s->file.lock);
         if (s->ring == r && s->pieces) {
-            move_out(r, s);
-            stuck = s->ring == r;
+            stuck = !pbs_ring_move_out(r, s);
         } else if (s->ring == r) {
             pbs_ring_forget(s);
         }
@@ -395,10 +362,9 @@ void pbs_ring_end(struct pbs_thread *self)
         r->next->prev = r->prev;
     pbs_unlock(&list_lock);
     if (!stuck) { /* out of memory with bytes held: leak the pool rather than lose them */
-        pbs_pbuf_destroy(&r->pool);
-        pbs_bgids_destroy(&r->bgids);
+        pbs_ring_pool_end(r);
         pbs_mem_unmap(r->mem, r->mem_size);
-        uncharge(r->mem_size);
+        pbs_ring_uncharge(r->mem_size);
         block_put(r);
     }
     pbs_crit_leave(self);
@@ -408,8 +374,7 @@ void pbs_ring_reset(void)
 {
     pbs_unlock(&list_lock);
     for (struct pbs_ring *r = live; r; r = r->next) {
-        pbs_pbuf_destroy(&r->pool);
-        pbs_bgids_destroy(&r->bgids);
+        pbs_ring_pool_drop(r);
         pbs_mem_unmap(r->mem, r->mem_size);
     }
     live = spare = NULL;

@@ -25,12 +25,16 @@
 #include "bgid.h"
 #include "gate.h"
 #include "pbuf.h"
+#include "pieces.h"
 #include "sock.h"
 #include "thread.h"
 
 #define PBS_RING_SQ 32U
-#define PBS_RING_CQ 128U
-#define PBS_RING_NEAR 256U /* a power of two */
+#define PBS_RING_CQ 128U       /* completions that it has room for at first */
+#define PBS_RING_CQ_MOST 1024U /* and when it has grown */
+#define PBS_RING_NEAR 256U     /* a power of two */
+#define PBS_RING_FAT 16U
+#define PBS_RING_PIECES (4 * PBS_RING_CQ_MOST)
 
 /*
  * A multishot poll on a descriptor that can be read when something happened. It fires once for a
@@ -49,11 +53,22 @@ struct pbs_watch {
 };
 
 struct pbs_ring {
-    struct io_uring uring; /* owner alone, as all down to `lock` */
-    struct pbs_pbuf pool;
+    struct io_uring uring;    /* owner alone, as all down to `lock` */
+    struct pbs_pbuf pool;     /* shared by the sockets that have no group of their own */
+    struct pbs_pbuf *thirsty; /* groups that are to be refilled before the next enter */
+    struct pbs_pieces pieces;
     struct pbs_bgids bgids;
-    void *mem; /* queues, entries and the buffer ring: what RLIMIT_MEMLOCK is charged */
+    void *mem; /* queues and entries */
     size_t mem_size;
+    unsigned cq;        /* completions that they have room for */
+    bool cq_short;      /* which was not enough */
+    unsigned ngroups;   /* sockets' own */
+    unsigned sweep_at;  /* so many of them are worth a look for those that nobody uses */
+    int64_t squeeze_at; /* when to look next for pinned buffers, CLOCK_MONOTONIC ns */
+    uint64_t bytes;     /* since the last tick */
+    bool tick_armed, ticked;
+    struct pbs_sock *fat[PBS_RING_FAT]; /* that may hold more than one socket should */
+    unsigned nfat;
     struct pbs_thread *owner;
     uint64_t last_rid;
     unsigned armed;  /* requests in the kernel */
@@ -63,7 +78,8 @@ struct pbs_ring {
     bool kickable;        /* false: the kernel has no FUTEX_WAIT in rings */
     unsigned sleep_flags; /* of an enter that sleeps, beside the usual ones */
 
-    struct pbs_lock lock;                 /* guards socks, near, revoked and overs */
+    struct pbs_lock lock;                 /* guards socks, near, revoked, groups and overs */
+    struct pbs_pbuf *groups;              /* sockets' own; owner changes it */
     struct pbs_sock *socks;               /* by rid: armed, or with pieces in our buffers */
     struct pbs_sock *near[PBS_RING_NEAR]; /* those of socks that were found last, by rid's end */
     struct pbs_sock *revoked;
@@ -202,8 +218,11 @@ void pbs_ring_cancel_all(struct pbs_ring *r, enum pbs_reason why);
 /* The thread ends: cancels all, moves what is held to own memory, lets the ring go. */
 void pbs_ring_end(struct pbs_thread *self);
 
-/* A piece that was consumed by `self` goes home: pbs_home_fn, ctx is the pbs_sock. */
+/* A piece that was consumed by this thread goes home: pbs_home_fn, ctx is the pbs_sock. */
 void pbs_ring_home(void *ctx, struct pbs_piece *piece);
+
+/* Now in the pools of all rings. Any thread; the owners go on meanwhile. */
+void pbs_ring_pool_sum(struct pbs_pool_stats *to);
 
 /* ---- other threads (revoke.c) ---- */
 
@@ -266,12 +285,61 @@ void pbs_ring_reset(void);
 #define PBS_UD_WATCH (UINT64_C(1) << 63)
 
 struct io_uring_sqe *pbs_ring_sqe(struct pbs_ring *r);
+void pbs_ring_submit(struct pbs_ring *r); /* alone: it runs no deferred work */
 bool pbs_ring_cancel_sqe(struct pbs_ring *r, uint64_t rid);
 unsigned pbs_ring_enter_now(struct pbs_ring *r);
 unsigned pbs_ring_reap(struct pbs_ring *r);
 void pbs_ring_watch_fired(struct pbs_ring *r, uint64_t ud, unsigned flags);
 void pbs_ring_leave(struct pbs_ring *r);
 void pbs_ring_probe_kick(struct pbs_ring *r);
+bool pbs_ring_charge(size_t size); /* locked memory: within our quarter of the limit? */
+void pbs_ring_uncharge(size_t size);
+
+/* Takes what s holds out of the ring's buffers, into memory of its own. s locked. False: out of memory. */
+bool pbs_ring_move_out(struct pbs_ring *r, struct pbs_sock *s);
+
+/* ---- its buffers (ring_pool.c); owner only, in a critical section ---- */
+
+#define PBS_UD_TICK 2
+
+/* Makes the pool that all its sockets share. 0 or -errno. */
+int pbs_ring_pool_init(struct pbs_ring *r);
+
+/* Takes all of it apart; the kernel's side of the ring is there still. */
+void pbs_ring_pool_end(struct pbs_ring *r);
+
+/* In a forked child: its memory alone. */
+void pbs_ring_pool_drop(struct pbs_ring *r);
+
+/* The group that s, about to be armed, receives into; NULL: no buffer of it is free. s locked. */
+struct pbs_pbuf *pbs_ring_group(struct pbs_ring *r, struct pbs_sock *s);
+
+/* len bytes of s have come into its group's buffer bid; more: the kernel goes on with that. s locked. */
+void pbs_ring_filled(struct pbs_ring *r, struct pbs_sock *s, unsigned bid, size_t len, bool more);
+
+/* The request of s has ended for want of a buffer. s locked. */
+void pbs_ring_ran_out(struct pbs_ring *r, struct pbs_sock *s);
+
+/* Before an enter: what came home is lent again, who holds too much is to be cancelled, what is pinned
+ * copied out. sleeps: it may be long. */
+void pbs_ring_pool_prepare(struct pbs_ring *r, bool sleeps);
+
+/* More or less room for completions (ring_size.c), when all is submitted and reaped. Nothing happens if
+ * the kernel or the limits refuse. */
+void pbs_ring_resize(struct pbs_ring *r, unsigned cq);
+size_t pbs_ring_queue_size(unsigned cq);
+
+/* ---- socket groups (ring_group.c) ---- */
+
+/* A group of its own for s; NULL: refused, counted. s locked. */
+struct pbs_pbuf *pbs_group_get(struct pbs_ring *r, struct pbs_sock *s);
+
+/* Gives back those that no socket uses. idle: also takes away those that have not been used lately. No lock
+ * held. */
+void pbs_group_sweep(struct pbs_ring *r, bool idle);
+
+/* All of them, used or not: nothing is armed, nothing held. */
+void pbs_group_end(struct pbs_ring *r);
 struct pbs_lock *pbs_ring_list_lock(void);
 struct pbs_ring *pbs_ring_list(void);
 

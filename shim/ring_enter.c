@@ -25,7 +25,7 @@ static unsigned flush(struct pbs_ring *r)
 }
 
 /* Submits alone: an enter without GETEVENTS runs no deferred work. */
-static void submit(struct pbs_ring *r)
+void pbs_ring_submit(struct pbs_ring *r)
 {
     pbs_enter_call(SYS_io_uring_enter, r->uring.enter_ring_fd, flush(r), 0,
                    IORING_ENTER_REGISTERED_RING, 0, 0, &no_signal);
@@ -38,7 +38,7 @@ struct io_uring_sqe *pbs_ring_sqe(struct pbs_ring *r)
 
     if (sqe)
         return sqe;
-    submit(r);
+    pbs_ring_submit(r);
     return io_uring_get_sqe(&r->uring);
 }
 
@@ -99,8 +99,7 @@ static void ended(struct pbs_ring *r, struct pbs_sock *s, int res)
         s->at_end = true;
         give_up(self, s, PBS_WHY_eof);
     } else if (res == -ENOBUFS) {
-        pbs_count(self, enobufs);
-        pbs_pbuf_grow(&r->pool);
+        pbs_ring_ran_out(r, s);
     } else if (res < 0 && !ring_error(-res)) {
         atomic_store_explicit(&s->error, -res, memory_order_relaxed);
         s->at_end = true;
@@ -130,24 +129,21 @@ static struct pbs_sock *find(struct pbs_ring *r, uint64_t rid)
 static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
 {
     struct pbs_sock *s = find(r, rid);
-    struct pbs_piece *piece = NULL;
     struct pbs_thread *self = r->owner;
 
-    if (flags & IORING_CQE_F_BUFFER) {
-        piece =
-            pbs_pbuf_filled(&r->pool, flags >> IORING_CQE_BUFFER_SHIFT, res > 0 ? (size_t)res : 0);
-        if (res <= 0 || !s)
-            pbs_pbuf_home(&r->pool, piece);
-    }
     PBS_ASSERT(s != NULL);
     if (!s)
         return;
     pbs_lock(&s->file.lock);
     PBS_ASSERT(s->ring == r && s->rid == rid && s->armed);
-    if (res > 0 && piece) {
-        pbs_sock_hold(s, piece);
+    if (flags & IORING_CQE_F_BUFFER)
+        pbs_ring_filled(r, s, flags >> IORING_CQE_BUFFER_SHIFT, res > 0 ? (size_t)res : 0,
+                        flags & IORING_CQE_F_BUF_MORE);
+    if (res > 0) {
+        pbs_count(self, completions);
         pbs_count_n(self, ring_bytes, res);
-        s->tally.bytes += (size_t)res;
+        s->tally.bytes += (uint32_t)res;
+        s->tally.burst += (uint32_t)res;
         /* The run that posted this found nothing more in the socket: empty since the enter, and
          * so since whatever told this thread that it was ready. */
         pbs_sock_set_dry(s, flags & IORING_CQE_F_SOCK_NONEMPTY ? 0 : self->ready_epoch);
@@ -199,8 +195,13 @@ unsigned pbs_ring_reap(struct pbs_ring *r)
             r->kick_armed = false;
             if (res == -EINVAL || res == -EOPNOTSUPP) /* before Linux 6.7 */
                 r->kickable = false;
+        } else if (ud == PBS_UD_TICK) {
+            r->ticked = true;
+            r->tick_armed = (flags & IORING_CQE_F_MORE) || res == -EINVAL; /* before 6.4: none */
         }
     }
+    if (io_uring_smp_load_acquire(r->uring.sq.kflags) & IORING_SQ_CQ_OVERFLOW)
+        r->cq_short = true;
     return n;
 }
 
@@ -227,7 +228,7 @@ static unsigned announce(struct pbs_ring *r, bool kickable)
 {
     unsigned kick;
 
-    pbs_pbuf_refill(&r->pool);
+    pbs_ring_pool_prepare(r, kickable);
     atomic_store(&r->in_enter, 1); /* seq_cst: partner is pbs_ring_revoke's look */
     kick = atomic_load(&r->kick);
     if (pbs_ring_serve_revokes(r))
@@ -285,7 +286,7 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const
     todo = announce(r, true);
     nudged = atomic_load(&r->nudged) && atomic_exchange(&r->nudged, false);
     if (todo && submit_first) {
-        submit(r);
+        pbs_ring_submit(r);
         todo = 0;
     }
     if (deadline) {

@@ -123,7 +123,7 @@ void pbs_rx_settle(struct pbs_sock *s)
 
 bool pbs_rx_pull(struct pbs_sock *s, size_t n)
 {
-    size_t left = pbs_spill_left(s->spill), size;
+    size_t left = pbs_spill_left(s->spill);
     struct pbs_piece *own;
     const uint8_t *data;
 
@@ -131,17 +131,15 @@ bool pbs_rx_pull(struct pbs_sock *s, size_t n)
         n = left;
     if (!n || s->pieces)
         return !left;
-    size = (sizeof(*own) + n + 4095) & ~(size_t)4095;
-    own = pbs_mem_map(size);
+    own = pbs_piece_own(n);
     if (!own)
         return false;
-    *own = (struct pbs_piece){.data = (uint8_t *)(own + 1), .bid = PBS_NO_BID, .own_size = size};
     own->len = pbs_spill_claim(s->spill, n, &data);
     memcpy(own + 1, data, own->len);
     if (own->len)
         pbs_sock_hold(s, own);
     else
-        pbs_mem_unmap(own, size);
+        pbs_piece_free(own);
     settle(s);
     return true;
 }

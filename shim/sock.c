@@ -24,6 +24,7 @@ struct pbs_sock *pbs_sock_get(void)
     s->state = PBS_WATCHED;
     s->nonblock = s->armed = s->at_end = s->unverified = false;
     s->error = 0;
+    s->seen_at = 0;
     s->timeout = 0;
     s->held = 0;
     s->spill = NULL;
@@ -49,19 +50,56 @@ void pbs_sock_put(struct pbs_sock *s)
     pbs_unlock(&free_lock);
 }
 
-static void hold_add(struct pbs_sock *s, struct pbs_piece *piece)
+/* Small ones stay with us when they are freed (mem.h). */
+#define SMALL 512
+
+static size_t own_size(size_t size)
+{
+    size += sizeof(struct pbs_piece);
+    return size <= SMALL ? size : (size + 4095) & ~(size_t)4095;
+}
+
+struct pbs_piece *pbs_piece_own(size_t size)
+{
+    size_t all = own_size(size);
+    struct pbs_piece *piece = all <= SMALL ? pbs_mem_get(all) : pbs_mem_map(all);
+
+    if (!piece)
+        return NULL;
+    *piece = (struct pbs_piece){.data = (const uint8_t *)(piece + 1), .len = size, .own_size = all};
+    return piece;
+}
+
+void pbs_piece_free(struct pbs_piece *piece)
+{
+    if (piece->own_size <= SMALL)
+        pbs_mem_put(piece, piece->own_size);
+    else
+        pbs_mem_unmap(piece, piece->own_size);
+}
+
+static struct pbs_hold *hold_find(struct pbs_sock *s, uint32_t buf)
 {
     struct pbs_hold *h;
 
-    HASH_FIND(hh, s->holds, &piece->bid, sizeof(piece->bid), h);
+    HASH_FIND(hh, s->holds, &buf, sizeof(buf), h);
+    return h;
+}
+
+static void hold_add(struct pbs_sock *s, struct pbs_piece *piece)
+{
+    struct pbs_hold *h = hold_find(s, piece->buf);
+
     if (h) {
         h->refs++;
+        piece->counted = true;
         return;
     }
-    piece->hold.bid = piece->bid;
+    piece->hold.buf = piece->buf;
     piece->hold.refs = 1;
     /* Out of memory: the piece goes home all the same when it is consumed, uncounted. */
-    HASH_ADD(hh, s->holds, bid, sizeof(piece->hold.bid), &piece->hold);
+    HASH_ADD(hh, s->holds, buf, sizeof(piece->hold.buf), &piece->hold);
+    piece->counted = piece->hold.hh.tbl != NULL;
 }
 
 /* piece has just been queued. One that is alone needs no count, and a table is not made for it: nothing
@@ -72,30 +110,41 @@ static void hold_count(struct pbs_sock *s, struct pbs_piece *piece)
 
     if (first == piece)
         return;
-    if (!s->holds && first->bid != PBS_NO_BID)
+    if (!first->counted && first->group)
         hold_add(s, first);
     hold_add(s, piece);
 }
 
-/* True when the socket holds no further piece of that buffer. */
-static bool hold_drop(struct pbs_sock *s, uint32_t bid)
+/*
+ * A piece is consumed and off the queue. The one in which its buffer's count lies stays until it is the
+ * last: it keeps its buffer from going home as any piece does.
+ */
+static void let_go(struct pbs_sock *s, struct pbs_piece *piece, pbs_home_fn *home, void *ctx)
 {
-    struct pbs_hold *h;
+    struct pbs_hold *h = piece->counted ? hold_find(s, piece->buf) : NULL;
+    struct pbs_piece *first;
 
-    HASH_FIND(hh, s->holds, &bid, sizeof(bid), h);
-    if (!h)
-        return true;
-    if (--h->refs)
-        return false;
-    HASH_DEL(s->holds, h);
-    return true;
+    if (!h) {
+        home(ctx, piece);
+        return;
+    }
+    first = (struct pbs_piece *)((char *)h - offsetof(struct pbs_piece, hold));
+    if (piece != first) {
+        h->refs--;
+        home(ctx, piece);
+    }
+    if (h->refs == 1 && !first->len) {
+        HASH_DEL(s->holds, h);
+        home(ctx, first);
+    }
 }
 
 void pbs_sock_hold(struct pbs_sock *s, struct pbs_piece *piece)
 {
     PBS_ASSERT(piece->len > 0);
+    piece->counted = false;
     DL_APPEND(s->pieces, piece);
-    if (piece->bid != PBS_NO_BID)
+    if (piece->group)
         hold_count(s, piece);
     atomic_store_explicit(&s->held,
                           atomic_load_explicit(&s->held, memory_order_relaxed) + piece->len,
@@ -113,8 +162,7 @@ static void consume(struct pbs_sock *s, struct pbs_piece *piece, size_t n, pbs_h
     if (piece->len)
         return;
     DL_DELETE(s->pieces, piece);
-    if (piece->bid == PBS_NO_BID || hold_drop(s, piece->bid))
-        home(ctx, piece);
+    let_go(s, piece, home, ctx);
 }
 
 void pbs_dst_advance(struct pbs_dst *dst, size_t n)

@@ -50,24 +50,32 @@ struct pbs_file {
 
 enum pbs_state { PBS_WATCHED, PBS_ADOPTED, PBS_PASS };
 
-#define PBS_NO_BID 0xffffffffU
+/* A buffer's name within its ring: the group's id and its own. */
+static inline uint32_t pbs_buf_name(int bgid, unsigned bid)
+{
+    return (uint32_t)bgid << 16 | bid;
+}
 
-/* How many pieces of one buffer a socket holds: of none that is counted nowhere, one. Touched when
- * bytes arrive and when they are gone. */
+/* How many pieces of one buffer a socket has not let go: of none that is counted nowhere, one. Touched
+ * when bytes arrive and when a piece is consumed. */
 struct pbs_hold {
-    uint32_t bid;
+    uint32_t buf;
     uint32_t refs;
     UT_hash_handle hh;
 };
+
+struct pbs_pbuf;
 
 /* A run of held bytes, in arrival order in its socket's queue. A cache line is what most of them need. */
 struct pbs_piece {
     const uint8_t *data; /* first byte not yet consumed */
     size_t len;          /* > 0 while queued */
     struct pbs_piece *prev, *next;
-    uint32_t bid;         /* buffer of the ring's pool; PBS_NO_BID: memory of our own */
-    size_t own_size;      /* then: what to unmap, from the piece on */
-    struct pbs_hold hold; /* used by the first piece of a buffer that a socket holds */
+    struct pbs_pbuf *group; /* whose buffer it lies in; NULL: memory of our own */
+    uint32_t buf;           /* that buffer's name */
+    bool counted;           /* among its socket's holds */
+    size_t own_size;        /* else: what is to be freed, from the piece on */
+    struct pbs_hold hold;   /* used by the first piece of a buffer that a socket holds */
 } __attribute__((aligned(64)));
 
 struct pbs_ring;
@@ -78,11 +86,12 @@ struct pbs_sock {
 
     /* Written under the lock and peeked at without it, also through stale pointers. */
     _Atomic(enum pbs_state) state;
-    atomic_bool nonblock;     /* O_NONBLOCK, known while ADOPTED */
-    atomic_bool armed;        /* a request of it is in the kernel */
-    atomic_bool at_end;       /* the ring saw the end of file or an error: nothing is behind */
-    atomic_bool unverified;   /* see fresh_arm */
-    _Atomic(int) error;       /* consumed by the ring, not yet given; 0 none */
+    atomic_bool nonblock;   /* O_NONBLOCK, known while ADOPTED */
+    atomic_bool armed;      /* a request of it is in the kernel */
+    atomic_bool at_end;     /* the ring saw the end of file or an error: nothing is behind */
+    atomic_bool unverified; /* see fresh_arm */
+    _Atomic(int) error;     /* consumed by the ring, not yet given; 0 none */
+    uint32_t seen_at; /* its ring's: where its first piece began at the look for pinned ones */
     _Atomic(int64_t) timeout; /* SO_RCVTIMEO in ns, 0 none, known while ADOPTED */
     _Atomic(size_t) held;     /* bytes held, sum of pieces' len */
     /* Bytes in front of all others, and an error, of which another process may take; NULL: none. */
@@ -123,10 +132,10 @@ struct pbs_sock {
 
     struct pbs_piece *pieces;
     struct pbs_hold *holds;
+    struct pbs_pbuf *group; /* its own in its ring, while it is adopted; NULL: it shares one */
 
-    uint64_t rid; /* key in the ring's table; a new one for each arming */
-    unsigned
-        sqe_at; /* its request is in the kernel when the ring's head of submissions is past this */
+    uint64_t rid;    /* key in the ring's table; a new one for each arming */
+    unsigned sqe_at; /* its request is in the kernel when the head of submissions is there */
     union {
         struct pbs_sock *revoke_next; /* guarded by ring->lock */
         struct pbs_sock *next_free;   /* of one that is put */
@@ -138,6 +147,10 @@ struct pbs_sock {
     struct pbs_item *items; /* memberships in epoll instances */
 };
 
+/* A piece in memory of our own, with room for size bytes behind it; NULL: out of memory. */
+struct pbs_piece *pbs_piece_own(size_t size);
+void pbs_piece_free(struct pbs_piece *piece);
+
 /* Where received bytes go: an iovec array, consumed from the front. */
 struct pbs_dst {
     const struct iovec *iov;
@@ -147,7 +160,7 @@ struct pbs_dst {
     size_t done; /* bytes filled */
 };
 
-/* Takes a piece that is consumed: its buffer goes home, its own memory is freed. */
+/* Takes a piece that is consumed: one less of its buffer is out, its own memory is freed. */
 typedef void pbs_home_fn(void *ctx, struct pbs_piece *piece);
 
 /* What of a file's record begins anew with each life. */
@@ -167,6 +180,21 @@ void pbs_sock_put(struct pbs_sock *s);
 
 /* Queues a piece behind what is held and counts its buffer. Never fails: no byte may be lost. */
 void pbs_sock_hold(struct pbs_sock *s, struct pbs_piece *piece);
+
+/* len more bytes have come behind the last piece, in the same buffer: it is that much longer. False: not
+ * that case, nothing happened. */
+static inline bool pbs_sock_extend(struct pbs_sock *s, uint32_t buf, const uint8_t *data,
+                                   size_t len)
+{
+    struct pbs_piece *last = s->pieces ? s->pieces->prev : NULL; /* of a utlist */
+
+    if (!last || last->data + last->len != data || last->buf != buf || !last->group)
+        return false;
+    last->len += len;
+    atomic_store_explicit(&s->held, atomic_load_explicit(&s->held, memory_order_relaxed) + len,
+                          memory_order_relaxed);
+    return true;
+}
 
 /* Copies held bytes in order to dst, at most dst->left, and consumes them. Returns the count. */
 size_t pbs_sock_take(struct pbs_sock *s, struct pbs_dst *dst, pbs_home_fn *home, void *ctx);

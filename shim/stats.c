@@ -65,7 +65,23 @@ static void line(struct out *o, const char *fmt, ...)
         o->at += (size_t)n;
 }
 
-void pbs_stats_write(const struct pbs_stats *live)
+/* The pools of all rings, in their own words. */
+static void write_pool(struct out *o, const struct pbs_stats *all,
+                       const struct pbs_pool_stats *pool)
+{
+    unsigned long long home = all->n[PBS_STAT_recycled];
+
+    line(o, "pool_total %llu\n", (unsigned long long)pool->total);
+    line(o, "pool_available %llu\n", (unsigned long long)pool->available);
+    line(o, "pool_held %llu\n", (unsigned long long)pool->held);
+    line(o, "pool_buf_size %u\n", pool->buf_size);
+    line(o, "pool_exhaustions %llu\n",
+         (unsigned long long)(all->n[PBS_STAT_enobufs] + all->pass[PBS_WHY_pool]));
+    line(o, "pool_reuse_ratio %.1f\n",
+         home ? (double)all->n[PBS_STAT_completions] / (double)home : 0.0);
+}
+
+void pbs_stats_write(const struct pbs_stats *live, const struct pbs_pool_stats *pool)
 {
 #define NAME(name) #name,
     static const char *const counter_name[] = {PBS_COUNTER_LIST(NAME)};
@@ -83,6 +99,7 @@ void pbs_stats_write(const struct pbs_stats *live)
     for (unsigned i = 0; i < PBS_COUNTERS; i++)
         if (i != PBS_STAT_would_save || pbs_conf.policy == PBS_POLICY_NEVER)
             line(&o, "%s %llu\n", counter_name[i], (unsigned long long)all.n[i]);
+    write_pool(&o, &all, pool);
     for (unsigned i = 0; i < PBS_REASONS; i++) {
         if (all.pass[i])
             line(&o, "pass_%s %llu\n", reason_name[i], (unsigned long long)all.pass[i]);

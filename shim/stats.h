@@ -8,15 +8,22 @@
 #include <stdint.h>
 
 #define PBS_COUNTER_LIST(X)                                                                        \
-    X(receives)       /* calls that asked a socket of ours for bytes */                            \
-    X(served_calls)   /* of these, answered without a plain call */                                \
-    X(served_bytes)   /* bytes that the program got from held bytes */                             \
-    X(ring_bytes)     /* bytes that came by the ring */                                            \
-    X(kernel_entries) /* spent in receives and waits on sockets of ours */                         \
-    X(arms)           /* multishot requests armed */                                               \
-    X(cancels)        /* and cancelled before their end */                                         \
-    X(enobufs)        /* requests that ended because no buffer was lent */                         \
-    X(recycled)       /* buffers that came home */                                                 \
+    X(receives)          /* calls that asked a socket of ours for bytes */                         \
+    X(served_calls)      /* of these, answered without a plain call */                             \
+    X(served_bytes)      /* bytes that the program got from held bytes */                          \
+    X(ring_bytes)        /* bytes that came by the ring */                                         \
+    X(kernel_entries)    /* spent in receives and waits on sockets of ours */                      \
+    X(arms)              /* multishot requests armed */                                            \
+    X(cancels)           /* and cancelled before their end */                                      \
+    X(pool_acquisitions) /* buffers lent to the kernel */                                          \
+    X(enobufs)           /* requests that ended because no buffer was lent */                      \
+    X(completions)       /* that brought bytes */                                                  \
+    X(recycled)          /* buffers that came home */                                              \
+    X(moved_out)  /* times that a socket's bytes were copied out of buffers that others want */    \
+    X(trims)      /* times that an idle pool was made small again */                               \
+    X(own_groups) /* groups of buffers made for one socket */                                      \
+    X(group_refusals) /* and those that could not be made */                                       \
+    X(resizes)        /* of a ring's queue of completions */                                       \
     X(passes)         /* sockets given up for good */                                              \
     X(revokes)        /* adoptions ended by another thread */                                      \
     X(kicks)          /* owners woken for it */                                                    \
@@ -52,6 +59,8 @@
     X(bound)    /* a library is loaded whose calls go past us */                                   \
     X(memory)   /* out of memory */                                                                \
     X(pool)     /* no buffer free: this receive alone was plain */                                 \
+    X(held)     /* it holds as much as one socket may; armed again when that is read */            \
+    X(idle)     /* its own group of buffers is given back */                                       \
     X(io)       /* bytes moved inside the kernel: spliced, or by a ring of the program */
 
 #define PBS_COUNTER_ENUM(name) PBS_STAT_##name,
@@ -66,6 +75,12 @@ struct pbs_stats {
     uint64_t cancel[PBS_REASONS];
 };
 
+/* The pools of all rings, as they are now. */
+struct pbs_pool_stats {
+    uint64_t total, available, held; /* buffers */
+    unsigned buf_size;               /* bytes of each */
+};
+
 /* Adds a block to the process's sum. Any thread. */
 void pbs_stats_merge(const struct pbs_stats *s);
 
@@ -73,7 +88,7 @@ void pbs_stats_merge(const struct pbs_stats *s);
 void pbs_stats_ring_error(int err);
 
 /* Writes the sum of what was merged and live where PBUFSHIM_STATS says; once a process. */
-void pbs_stats_write(const struct pbs_stats *live);
+void pbs_stats_write(const struct pbs_stats *live, const struct pbs_pool_stats *pool);
 
 /* In a forked child: begins at zero. */
 void pbs_stats_reset(void);

@@ -4,6 +4,7 @@
 #
 #   lint          rules that a compiler does not check            (build dev)
 #   unit          modules without a kernel                        (build dev)
+#   fuzz          the model of a pool, with strings from libFuzzer (build dev)
 #   posix         plain programs in every leg                     (build dev)
 #   diff          random scripts, plain and shimmed compared      (build release)
 #   asan tsan     unit, posix and diff under the sanitizers       (builds asan, tsan)
@@ -15,7 +16,7 @@ top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$top"
 logs=build/logs
 jobs=$(nproc)
-all_parts=(lint unit posix diff asan tsan stress integration)
+all_parts=(lint unit fuzz posix diff asan tsan stress integration)
 
 # A sanitizer build looks at the legs in which the library works: that of plain calls is libc's.
 # Label no-asan or no-tsan takes a test out.
@@ -124,6 +125,7 @@ run_part() {
     case $1 in
     lint) run_ctest lint dev -L '^lint$' ;;
     unit) run_ctest unit dev -L '^unit$' ;;
+    fuzz) run_ctest fuzz dev -L '^fuzz$' ;;
     posix) run_ctest posix dev -L '^posix$' ;;
     diff) run_ctest diff release -L '^diff$' ;;
     asan | tsan) run_ctest "$1" "$1" -L "$sanitized" -LE "$not_sanitized|^no-$1\$" \

@@ -18,7 +18,8 @@ uring_min=2.9
 uring_suite=trixie
 
 build_packages=(gcc libc6-dev cmake make uthash-dev)
-test_packages=(libcmocka-dev strace valgrind clang clang-format clang-tidy cppcheck shellcheck)
+# libclang-rt-dev: what clang's sanitizers and its fuzzer are linked with.
+test_packages=(libcmocka-dev strace valgrind clang libclang-rt-dev clang-format clang-tidy cppcheck shellcheck)
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2

@@ -37,7 +37,9 @@ while read -r object; do
         [ -z "$name" ] || finding "$module allocates: $name"
     done < <(grep -xE "$allocator" <<<"$undefined" || true)
     while read -r name; do
-        [ -z "$name" ] || finding "$module enters a ring by $name"
+        # The self-test's ring is its own, and no enter of it sleeps.
+        [ -z "$name" ] || [ "$module:$name" = inc:io_uring_submit_and_get_events ] ||
+            finding "$module enters a ring by $name"
     done < <(grep -xE "$enters" <<<"$undefined" || true)
     [ "$module" != real ] || continue
     while read -r name; do

@@ -24,7 +24,7 @@ unsigned long __wrap_getauxval(unsigned long type)
 enum err { TO_PIPE, TO_SOCKET, REPLACED, CLOSED };
 
 struct run {
-    const char *env[8]; /* NAME=VALUE */
+    const char *env[12]; /* NAME=VALUE */
     enum err err;
     bool secure;
     unsigned ports[4], nports;
@@ -112,8 +112,11 @@ static void check_defaults(const struct pbs_conf *c)
 {
     assert_int_equal(c->policy, PBS_POLICY_AUTO);
     assert_true(c->enabled);
-    assert_int_equal(c->bufs, 256);
-    assert_int_equal(c->buf_size, 4096);
+    assert_int_equal(c->inc, PBS_INC_AUTO);
+    assert_int_equal(c->groups, PBS_GROUPS_AUTO);
+    assert_int_equal(c->bufs, 0); /* what fits */
+    assert_int_equal(c->buf_size, 0);
+    assert_int_equal(c->memory, 256UL << 20);
     assert_string_equal(c->stats, "");
 }
 
@@ -151,6 +154,49 @@ static void test_init_good_values_taken(void **state)
     check_defaults(&r->conf);
 }
 
+static void test_init_memory_bytes_or_units(void **state)
+{
+    static const struct {
+        const char *env;
+        unsigned long bytes;
+    } table[] = {
+        {"PBUFSHIM_MEMORY=0", 0},
+        {"PBUFSHIM_MEMORY=1000000", 1000000},
+        {"PBUFSHIM_MEMORY=64K", 64UL << 10},
+        {"PBUFSHIM_MEMORY=3M", 3UL << 20},
+        {"PBUFSHIM_MEMORY=2G", 2UL << 30},
+        {"PBUFSHIM_MEMORY=8589934591G", 8589934591UL << 30},
+        {"PBUFSHIM_MEMORY=9223372036854775807", 9223372036854775807UL},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(table); i++) {
+        struct run *r = RUN(.env = {table[i].env, "PBUFSHIM_VERBOSE=1"});
+
+        assert_int_equal(r->conf.memory, table[i].bytes);
+        assert_string_equal(shared->said, "a line\n");
+    }
+}
+
+static void test_init_buffers_each_choice(void **state)
+{
+    static const char *const inc[] = {"PBUFSHIM_INC=auto", "PBUFSHIM_INC=on", "PBUFSHIM_INC=off"};
+    static const char *const groups[] = {"PBUFSHIM_GROUPS=auto", "PBUFSHIM_GROUPS=shared",
+                                         "PBUFSHIM_GROUPS=socket"};
+    static const enum pbs_inc_name as_inc[] = {PBS_INC_AUTO, PBS_INC_ON, PBS_INC_OFF};
+    static const enum pbs_groups_name as_groups[] = {PBS_GROUPS_AUTO, PBS_GROUPS_SHARED,
+                                                     PBS_GROUPS_SOCKET};
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        struct run *r = RUN(.env = {inc[i], groups[2 - i], "PBUFSHIM_VERBOSE=1"});
+
+        assert_int_equal(r->conf.inc, as_inc[i]);
+        assert_int_equal(r->conf.groups, as_groups[2 - i]);
+        assert_string_equal(shared->said, "a line\n");
+    }
+}
+
 static void test_init_bad_values_default_and_one_line_each_when_verbose(void **state)
 {
     static const char *const bad[] = {
@@ -170,6 +216,21 @@ static void test_init_bad_values_default_and_one_line_each_when_verbose(void **s
         "PBUFSHIM_BUF_SIZE=65537",
         "PBUFSHIM_BUF_SIZE=4294967360", /* 2^32 + 64 */
         "PBUFSHIM_BUF_SIZE=4k",
+        "PBUFSHIM_INC=1",
+        "PBUFSHIM_GROUPS=own",
+        "PBUFSHIM_MEMORY=-1",
+        "PBUFSHIM_MEMORY= -1",
+        "PBUFSHIM_MEMORY= -18446744073709551615",
+        "PBUFSHIM_MEMORY=K", /* no number was taken for zero */
+        "PBUFSHIM_MEMORY=1k",
+        "PBUFSHIM_MEMORY=1KB",
+        "PBUFSHIM_MEMORY=1T",
+        "PBUFSHIM_MEMORY=1.5G",
+        "PBUFSHIM_MEMORY=0x10",
+        "PBUFSHIM_MEMORY=9223372036854775808",
+        "PBUFSHIM_MEMORY=8589934592G",  /* 2^63 */
+        "PBUFSHIM_MEMORY=17179869185G", /* 2^64 + 1 G */
+        "PBUFSHIM_MEMORY=18446744073709551617",
     };
 
     (void)state;
@@ -192,7 +253,8 @@ static void test_init_empty_values_defaults_without_a_word(void **state)
 {
     struct run *r =
         RUN(.env = {"PBUFSHIM_POLICY=", "PBUFSHIM_BUFS=", "PBUFSHIM_BUF_SIZE=", "PBUFSHIM_STATS=",
-                    "PBUFSHIM_DISABLE=", "PBUFSHIM_ONLY=", "PBUFSHIM_VERBOSE=1"});
+                    "PBUFSHIM_DISABLE=", "PBUFSHIM_ONLY=", "PBUFSHIM_INC=", "PBUFSHIM_GROUPS=",
+                    "PBUFSHIM_MEMORY=", "PBUFSHIM_VERBOSE=1"});
 
     (void)state;
     check_defaults(&r->conf);
@@ -369,6 +431,8 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_init_empty_environment_defaults),
         cmocka_unit_test(test_init_good_values_taken),
+        cmocka_unit_test(test_init_memory_bytes_or_units),
+        cmocka_unit_test(test_init_buffers_each_choice),
         cmocka_unit_test(test_init_bad_values_default_and_one_line_each_when_verbose),
         cmocka_unit_test(test_init_empty_values_defaults_without_a_word),
         cmocka_unit_test(test_init_path_too_long_none),

@@ -1,4 +1,4 @@
-/* A pool of buffers, and the kernel's side of it played by the test. */
+/* A group of buffers, and the kernel's side of it played by the test. */
 #ifndef TESTS_UNIT_PBUF_RIG_H
 #define TESTS_UNIT_PBUF_RIG_H
 
@@ -6,6 +6,7 @@
 
 #include <liburing.h>
 
+#include "conf.h"
 #include "mem.h"
 #include "pbuf.h"
 
@@ -13,26 +14,20 @@ enum where { FREE, LENT, HELD };
 
 struct rig {
     struct pbs_pbuf p;
-    void *br;
     uint16_t head; /* the kernel takes lent buffers in the order of their publication */
     enum where where[1024];
 };
 
-static inline void rig_init(struct rig *r, unsigned total, unsigned size)
+static inline void rig_init(struct rig *r, unsigned total, unsigned size, bool inc)
 {
     memset(r, 0, sizeof(*r));
-    r->br = pbs_mem_map(pbs_pbuf_ring_size(total));
-    assert_non_null(r->br);
-    assert_int_equal(pbs_pbuf_init(&r->p, total, size, r->br, 5), 0);
+    assert_int_equal(pbs_pbuf_init(&r->p, total, size, inc, 5), 0);
     assert_int_equal(r->p.bgid, 5);
 }
 
 static inline void rig_end(struct rig *r)
 {
-    unsigned total = r->p.total;
-
     pbs_pbuf_destroy(&r->p);
-    pbs_mem_unmap(r->br, pbs_pbuf_ring_size(total));
 }
 
 static inline uint16_t published(const struct rig *r)
@@ -40,17 +35,18 @@ static inline uint16_t published(const struct rig *r)
     return io_uring_smp_load_acquire(&r->p.br->tail);
 }
 
+/* The bid of a published entry. */
 static inline unsigned entry(const struct rig *r, uint16_t at)
 {
     const struct io_uring_buf *b = &r->p.br->bufs[at & (r->p.total - 1)];
 
     assert_in_range(b->bid, 0, r->p.total - 1);
     assert_int_equal(b->addr, (uintptr_t)(r->p.mem + (size_t)b->bid * r->p.stride));
-    assert_int_equal(b->len, r->p.size);
+    assert_in_range(b->len, 1, r->p.size);
     return b->bid;
 }
 
-/* The invariant, and that model and pool count alike. */
+/* The invariant, and that model and group count alike. */
 static inline void check(const struct rig *r)
 {
     unsigned n[3] = {0};
@@ -80,29 +76,27 @@ static inline unsigned refill(struct rig *r)
     return n;
 }
 
-/* The kernel fills the next lent buffer. */
-static inline struct pbs_piece *fill(struct rig *r, size_t len)
+/* The kernel fills the next lent buffer, and has done with it: one piece of it is out. */
+static inline unsigned fill(struct rig *r, size_t len)
 {
     unsigned bid = entry(r, r->head++);
-    struct pbs_piece *piece;
+    uint8_t *start = r->p.mem + (size_t)bid * r->p.stride;
 
     assert_int_equal(r->where[bid], LENT);
-    memset(r->p.mem + (size_t)bid * r->p.stride, (int)(bid * 7 + 1) & 0xff, len);
-    piece = pbs_pbuf_filled(&r->p, bid, len);
-    assert_int_equal(piece->bid, bid);
-    assert_int_equal(piece->len, len);
-    assert_ptr_equal(piece->data, r->p.mem + (size_t)bid * r->p.stride);
+    memset(start, (int)(bid * 7 + 1) & 0xff, len);
+    assert_ptr_equal(pbs_pbuf_fill(&r->p, bid, len), start);
+    pbs_pbuf_ref(&r->p, bid);
+    pbs_pbuf_done(&r->p, bid);
     r->where[bid] = HELD;
     check(r);
-    return piece;
+    return bid;
 }
 
-static inline void home(struct rig *r, struct pbs_piece *piece)
+/* That piece is consumed. */
+static inline void home(struct rig *r, unsigned bid)
 {
-    unsigned bid = piece->bid;
-
-    pbs_pbuf_home(&r->p, piece);
     assert_int_equal(r->where[bid], HELD);
+    assert_true(pbs_pbuf_unref(&r->p, bid));
     r->where[bid] = FREE;
     check(r);
 }

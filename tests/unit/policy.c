@@ -150,6 +150,41 @@ static void test_backoff_many_failures_bounded(void **state)
     assert_true(pbs_policy_adopt(&t, PBS_POLICY_AUTO, true));
 }
 
+static void test_crowded_own_bytes_are_half_of_what_was_lent(void **state)
+{
+    struct pbs_tally t = {0};
+
+    (void)state;
+    t.burst = 499;
+    pbs_policy_crowded(&t, 1000); /* it was the others */
+    assert_int_equal(t.crowded, 0);
+    t.burst = 500;
+    pbs_policy_crowded(&t, 1000);
+    assert_int_equal(t.crowded, 1);
+}
+
+static void test_group_by_setting_and_crowds_gives_verdict(void **state)
+{
+    static const struct {
+        enum pbs_groups_name groups;
+        uint32_t crowded;
+        unsigned others;
+        bool verdict;
+    } table[] = {
+        {PBS_GROUPS_SHARED, 1000, 10, false}, {PBS_GROUPS_SOCKET, 0, 0, true},
+        {PBS_GROUPS_AUTO, 0, 10, false},      {PBS_GROUPS_AUTO, 3, 10, false},
+        {PBS_GROUPS_AUTO, 4, 10, true},       {PBS_GROUPS_AUTO, 4, 1, true},
+        {PBS_GROUPS_AUTO, 1000, 0, false}, /* nobody to share with */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(table); i++) {
+        struct pbs_tally t = {.crowded = table[i].crowded};
+
+        assert_int_equal(pbs_policy_group(&t, table[i].groups, table[i].others), table[i].verdict);
+    }
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -161,6 +196,8 @@ int main(void)
         cmocka_unit_test(test_wakeup_each_4096_bytes_have_to_save_one_more),
         cmocka_unit_test(test_ring_wanted_after_enough_saves),
         cmocka_unit_test(test_wakeup_policy_always_never_given_up),
+        cmocka_unit_test(test_crowded_own_bytes_are_half_of_what_was_lent),
+        cmocka_unit_test(test_group_by_setting_and_crowds_gives_verdict),
         cmocka_unit_test(test_backoff_many_failures_bounded),
     };
 

@@ -10,6 +10,7 @@ static char path[128];
 /* What a process did before it wrote. Runs in a child: a process writes once. */
 struct story {
     struct pbs_stats merged, live;
+    struct pbs_pool_stats pool;
     enum pbs_policy_name policy;
     int ring_errors[3];
     bool reset_between;
@@ -25,7 +26,7 @@ static void write_story(void *arg)
     for (size_t i = 0; i < COUNT_OF(s->ring_errors); i++)
         pbs_stats_ring_error(s->ring_errors[i]);
     for (unsigned i = 0; i < s->writes; i++) {
-        pbs_stats_write(&s->live);
+        pbs_stats_write(&s->live, &s->pool);
         if (s->reset_between)
             pbs_stats_reset();
     }
@@ -76,13 +77,15 @@ static void test_write_every_line_is_name_and_value(void **state)
     (void)state;
     for (char *p = text; *p; p = strchr(p, '\n') + 1, lines++) {
         size_t name = strspn(p, "abcdefghijklmnopqrstuvwxyz_0123456789");
+        bool ratio = !strncmp(p, "pool_reuse_ratio ", strlen("pool_reuse_ratio "));
+        const char *number = ratio ? "0123456789." : "0123456789";
 
         assert_non_null(strchr(p, '\n'));
         assert_true(name > 0);
         assert_int_equal(p[name], ' ');
         if (strncmp(p, "version ", 8) != 0) {
             assert_true(strspn(p + name + 1, "0123456789") > 0);
-            assert_int_equal(p[name + 1 + strspn(p + name + 1, "0123456789")], '\n');
+            assert_int_equal(p[name + 1 + strspn(p + name + 1, number)], '\n');
         }
     }
     assert_true(lines > 10);
@@ -92,8 +95,17 @@ static void test_write_every_line_is_name_and_value(void **state)
 static void test_write_promised_names_present_at_zero(void **state)
 {
     static const char *const names[] = {
-        "receives", "served_calls", "served_bytes", "ring_bytes", "kernel_entries",
-        "arms",     "cancels",      "enobufs",      "recycled",   "passes",
+        "receives",         "served_calls",
+        "served_bytes",     "ring_bytes",
+        "kernel_entries",   "arms",
+        "cancels",          "enobufs",
+        "recycled",         "passes",
+        "moved_out",        "trims",
+        "own_groups",       "group_refusals",
+        "resizes",          "pool_acquisitions",
+        "pool_total",       "pool_available",
+        "pool_held",        "pool_buf_size",
+        "pool_exhaustions", "pool_reuse_ratio",
     };
     struct story s = {.writes = 1};
     char *text = told(&s);
@@ -120,6 +132,33 @@ static void test_write_merged_and_live_added_up(void **state)
     assert_int_equal(value(text, "kicks"), 1);
     assert_int_equal(value(text, "pass_thread"), 3);
     assert_int_equal(value(text, "cancel_close"), 9);
+}
+
+static void test_write_pool_as_it_is_and_what_it_has_done(void **state)
+{
+    struct story s = {
+        .pool = {.total = 128, .available = 120, .held = 8, .buf_size = 32768},
+        .merged.n = {[PBS_STAT_enobufs] = 3, [PBS_STAT_completions] = 90},
+        .live.n = {[PBS_STAT_enobufs] = 1, [PBS_STAT_completions] = 35, [PBS_STAT_recycled] = 10},
+        .live.pass = {[PBS_WHY_pool] = 2},
+    };
+    char *text = told(&s);
+
+    (void)state;
+    assert_int_equal(value(text, "pool_total"), 128);
+    assert_int_equal(value(text, "pool_available"), 120);
+    assert_int_equal(value(text, "pool_held"), 8);
+    assert_int_equal(value(text, "pool_buf_size"), 32768);
+    assert_int_equal(value(text, "pool_exhaustions"), 6);
+    assert_non_null(strstr(text, "pool_reuse_ratio 12.5\n"));
+}
+
+static void test_write_no_buffer_came_home_ratio_zero(void **state)
+{
+    struct story s = {.live.n = {[PBS_STAT_completions] = 35}};
+
+    (void)state;
+    assert_non_null(strstr(told(&s), "pool_reuse_ratio 0.0\n"));
 }
 
 static void test_write_reasons_that_did_not_occur_left_out(void **state)
@@ -192,13 +231,14 @@ static void test_reset_sums_gone_and_may_write_again(void **state)
 
 static void no_name(void *arg)
 {
+    struct pbs_pool_stats pool = {0};
     struct pbs_stats live = {0};
 
     (void)arg;
     clearenv();
     pbs_conf_init(); /* fd 2 is one that could be written to */
     pbs_conf.stats[0] = '\0';
-    pbs_stats_write(&live);
+    pbs_stats_write(&live, &pool);
 }
 
 static void test_write_not_asked_for_no_output(void **state)
@@ -219,13 +259,14 @@ static void test_write_not_asked_for_no_output(void **state)
 
 static void to_stderr(void *arg)
 {
+    struct pbs_pool_stats pool = {0};
     struct pbs_stats live = {0};
 
     (void)arg;
     clearenv();
     setenv("PBUFSHIM_STATS", "1", 1);
     pbs_conf_init();
-    pbs_stats_write(&live);
+    pbs_stats_write(&live, &pool);
 }
 
 static void test_write_to_stderr_one_block(void **state)
@@ -251,6 +292,8 @@ int main(void)
         cmocka_unit_test(test_write_every_line_is_name_and_value),
         cmocka_unit_test(test_write_promised_names_present_at_zero),
         cmocka_unit_test(test_write_merged_and_live_added_up),
+        cmocka_unit_test(test_write_pool_as_it_is_and_what_it_has_done),
+        cmocka_unit_test(test_write_no_buffer_came_home_ratio_zero),
         cmocka_unit_test(test_write_reasons_that_did_not_occur_left_out),
         cmocka_unit_test(test_write_would_save_under_never_alone),
         cmocka_unit_test(test_write_ring_refusals_counted_by_errno),
