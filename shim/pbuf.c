@@ -14,8 +14,8 @@
 #define FIRST_LENT 2U
 #define FIRST_CHUNK 4096U
 #define MOST_LENT 0x40000U /* bytes: a fast sender fills no more between two looks */
-#define TURNS 16U          /* buffers used to the end before longer ones are lent */
-#define SLACK 4            /* times what a new group lends, which are not worth giving back */
+#define TURNS 4U           /* buffers used to the end before longer ones are lent */
+#define SLACK 2            /* times what a new group lends, which are not worth giving back */
 
 static unsigned least(unsigned a, unsigned b)
 {

@@ -80,7 +80,7 @@ static void op_trim(struct pool *m, struct ops *o)
     pbs_pbuf_trim(&g->p);
     MUST(used - pool_in_use() == charged - g->p.charged);
     MUST(g->p.want == 2 && g->p.chunk == (g->p.inc && g->p.size > 4096 ? 4096 : g->p.size));
-    MUST(!pbs_pbuf_grown(&g->p) || g->p.charged > 8 * g->p.chunk);
+    MUST(!pbs_pbuf_grown(&g->p) || g->p.charged > 4 * g->p.chunk);
     for (unsigned b = 0; b < g->p.total; b++)
         MUST(g->where[b] != FREE || !g->p.buf[b].room);
     m->tally.trims++;
