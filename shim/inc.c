@@ -8,6 +8,7 @@
 
 #include "base.h"
 #include "conf.h"
+#include "ledger.h"
 #include "mem.h"
 #include "probe.h"
 
@@ -149,19 +150,38 @@ static int try_out(void)
     return v;
 }
 
+/* What this process or one that it shares the ledger with has found out. */
+static int known(void)
+{
+    _Atomic(uint64_t) *word = pbs_ledger_word();
+    int v = atomic_load(&verdict);
+
+    return v != UNKNOWN || !word ? v : (int)atomic_load(word);
+}
+
+static int find_out(void)
+{
+    _Atomic(uint64_t) *word = pbs_ledger_word();
+    int v = try_out();
+
+    if (v == FAILS && pbs_conf.inc == PBS_INC_ON && pbs_conf.verbose)
+        pbs_log("pbufshim: PBUFSHIM_INC=on: this kernel does not fill buffers bit by bit");
+    if (word)
+        atomic_store(word, (uint64_t)v);
+    return v;
+}
+
 bool pbs_inc_wanted(void)
 {
-    int v = atomic_load(&verdict), unknown = UNKNOWN;
+    int v = known();
 
     if (pbs_conf.inc == PBS_INC_OFF)
         return false;
-    if (v != UNKNOWN)
-        return v == WORKS;
     /* A filter may note what it refuses: nothing is tried there unasked. */
-    v = pbs_conf.inc == PBS_INC_AUTO && pbs_sys1(SYS_prctl, PR_GET_SECCOMP) != 0 ? FAILS
-                                                                                 : try_out();
-    if (atomic_compare_exchange_strong(&verdict, &unknown, v) && v == FAILS &&
-        pbs_conf.inc == PBS_INC_ON && pbs_conf.verbose)
-        pbs_log("pbufshim: PBUFSHIM_INC=on: this kernel does not fill buffers bit by bit");
-    return atomic_load(&verdict) == WORKS;
+    if (v == UNKNOWN && pbs_conf.inc == PBS_INC_AUTO && pbs_sys1(SYS_prctl, PR_GET_SECCOMP) != 0)
+        return false;
+    if (v == UNKNOWN)
+        v = find_out();
+    atomic_store(&verdict, v);
+    return v == WORKS;
 }

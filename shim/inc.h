@@ -7,7 +7,8 @@
 
 #include <stdbool.h>
 
-/* New groups are to be of that kind, as PBUFSHIM_INC says. Some 200 us at the first call. Any thread. */
+/* New groups are to be of that kind, as PBUFSHIM_INC says. Some 100 us at the first call of a
+ * process and its descendants (Linux 6.18). Any thread. */
 bool pbs_inc_wanted(void);
 
 #endif

@@ -6,11 +6,12 @@
 
 struct entry {
     atomic_uint holders; /* 0: free */
-    uint64_t cookie;
+    _Atomic(uint64_t) cookie;
 };
 
 static struct pbs_lock lock;
-static _Atomic(struct entry *) ledger; /* shared; its entry 0 counts where to look next */
+/* Shared. Its entry 0 is none: it counts where to look next, and has a word for all. */
+static _Atomic(struct entry *) ledger;
 
 static struct entry *get(void)
 {
@@ -67,6 +68,13 @@ unsigned pbs_ledger_holders(uint32_t entry)
 uint64_t pbs_ledger_cookie(uint32_t entry)
 {
     return ledger[entry].cookie;
+}
+
+_Atomic(uint64_t) *pbs_ledger_word(void)
+{
+    struct entry *l = atomic_load_explicit(&ledger, memory_order_acquire);
+
+    return l ? &l[0].cookie : NULL;
 }
 
 void pbs_ledger_reset(void)

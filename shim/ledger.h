@@ -24,6 +24,10 @@ unsigned pbs_ledger_holders(uint32_t entry);
 /* The kernel's name for the socket (SO_COOKIE), as given at the opening. */
 uint64_t pbs_ledger_cookie(uint32_t entry);
 
+/* A word for all that share it, 0 at first: what one has found out of the kernel (inc.c). NULL: nothing has
+ * been shared yet. */
+_Atomic(uint64_t) *pbs_ledger_word(void);
+
 /* In a forked child: the lock that another thread of the parent may have held is free again. */
 void pbs_ledger_reset(void);
 
