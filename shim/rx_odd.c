@@ -246,14 +246,15 @@ ssize_t pbs_rx_after(struct pbs_file *f, size_t asked, int flags, ssize_t r)
     struct pbs_thread *self = pbs_self;
     int err = errno;
 
-    if (!self || f->kind != PBS_FILE_SOCK)
+    if (!self)
         return r;
     if (self->plain)
         self->plain--;
     self->call++;
-    pbs_attend(); /* it may have been closed while we slept */
+    pbs_attend(); /* it may have been closed while we slept, and the record be free by now */
     pbs_count(self, kernel_entries);
-    if (atomic_load_explicit(&s->user, memory_order_relaxed) != self->id || s->state == PBS_PASS)
+    if (f->kind != PBS_FILE_SOCK || s->state == PBS_PASS ||
+        atomic_load_explicit(&s->user, memory_order_relaxed) != self->id)
         return r;
     if (flags & MSG_PEEK) {
         if (r > 0)

@@ -5,19 +5,24 @@
  * A request that was prepared by number and not yet given to the kernel was once left alone by the close,
  * as that of a sleeper: it took the other connection's bytes.
  */
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "asleep.h"
+#include "leg.h"
+#include "proc.h"
 #include "tcp.h"
 #include "test.h"
 
 #define ROUNDS 1000
 #define BYTES 10
+#define BY_RING 100
 
 static struct pair first, second;
-static atomic_int go;
+static atomic_int go, begun;
 static atomic_bool over;
 static ssize_t got;
 static int error;
@@ -31,6 +36,7 @@ static void *receive(void *arg)
         while (atomic_load(&go) != round)
             if (atomic_load(&over))
                 return NULL;
+        atomic_store(&begun, round);
         got = recv(first.us, &byte, 1, 0);
         error = errno;
         atomic_store(&go, -round);
@@ -39,7 +45,7 @@ static void *receive(void *arg)
 
 static void wait_a_little(unsigned *seed)
 {
-    for (volatile int i = rand_r(seed) % 3000; i > 0; i--)
+    for (volatile int i = rand_r(seed) % 60000; i > 0; i--)
         ;
 }
 
@@ -50,6 +56,8 @@ static void one_round(int round, unsigned *seed)
     first = pair_open();
     number = first.us;
     atomic_store(&go, round);
+    while (atomic_load(&begun) != round)
+        test_yield();
     wait_a_little(seed);
     CHECK_EQ(dup2(second.us, number), number);
     close(first.peer); /* that it ends if it is on the first */
@@ -79,7 +87,51 @@ static void number_stands_for_another_connection_no_byte_is_lost(void)
     pair_close(&second);
 }
 
+static void *receive_on_both(void *arg)
+{
+    char byte;
+
+    (void)arg;
+    CHECK_EQ(recv(first.us, &byte, 1, 0), 0);
+    put(&second, BY_RING);
+    take(&second, BY_RING);
+    return NULL;
+}
+
+/* The first has had another user, so that the receive on it is the kernel's. */
+static void close_under_a_plain_receive(void)
+{
+    struct worker w;
+    int null = MUST(open("/dev/null", O_RDONLY | O_CLOEXEC));
+
+    first = pair_open();
+    second = pair_open();
+    check_empty(first.us);
+    worker_start(&w, receive_on_both, NULL);
+    wait_asleep(w.tid);
+    CHECK_EQ(dup2(null, first.us), first.us);
+    close(first.peer);
+    worker_join(&w);
+    close(first.us);
+    pair_close(&second);
+}
+
+/* A thread that was in the kernel's receive when its socket was closed once stayed there, as far as the
+ * library knew, for ever: all its later receives were the kernel's, too. */
+static void closed_under_a_receive_the_thread_is_served_again(void)
+{
+    pid_t pid = MUST(fork());
+
+    if (!pid) {
+        close_under_a_plain_receive();
+        exit(0);
+    }
+    check_child(pid);
+    check_ring_used(pid, BY_RING);
+}
+
 const struct test_case test_cases[] = {
+    CASE_ONCE(closed_under_a_receive_the_thread_is_served_again),
     CASE_ONCE(number_stands_for_another_connection_no_byte_is_lost),
     CASES_END,
 };
