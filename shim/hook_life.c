@@ -129,14 +129,16 @@ PBS_EXPORT int listen(int fd, int backlog)
 
 PBS_EXPORT int close(int fd)
 {
+    struct pbs_closing call = {.nr = SYS_close, .args = {fd}};
+
     if (pbs_unlikely(pbs_spill_owns(fd))) {
         errno = EBADF;
         return -1;
     }
     if (!pbs_fdtab_miss(fd) && !__libc_single_threaded)
         pthread_testcancel(); /* libc's own would act after the record is gone */
-    pbs_close_fd(fd);
-    return real.close(fd);
+    pbs_close_fd(fd, &call);
+    return call.made ? (int)pbs_ret(call.result) : real.close(fd);
 }
 
 PBS_EXPORT int __close(int fd)
@@ -175,24 +177,25 @@ PBS_EXPORT int dup(int fd)
 }
 
 /* The number that is about to be replaced is closed, if the call can succeed. */
-static void replace(int fd, int to)
+static struct pbs_closing replace(int fd, int to, int flags)
 {
+    struct pbs_closing call = {.nr = SYS_dup3, .args = {fd, to, flags}};
     struct rlimit64 lim = {.rlim_cur = RLIM64_INFINITY};
 
     pbs_spill_yield(to);
     if (fd == to || !pbs_fdtab_find(to) || pbs_sys2(SYS_fcntl, fd, F_GETFD) < 0)
-        return;
+        return call;
     pbs_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &lim);
     if ((unsigned)to < lim.rlim_cur) /* lowered since `to` was made: the kernel refuses */
-        pbs_close_fd(to);
+        pbs_close_fd(to, &call);
+    return call;
 }
 
 PBS_EXPORT int dup2(int fd, int to)
 {
-    int r;
+    struct pbs_closing call = replace(fd, to, 0);
+    int r = call.made ? (int)pbs_ret(call.result) : real.dup2(fd, to);
 
-    replace(fd, to);
-    r = real.dup2(fd, to);
     return r < 0 || fd == to ? r : pbs_born_dup(fd, r);
 }
 
@@ -203,11 +206,12 @@ PBS_EXPORT int __dup2(int fd, int to)
 
 PBS_EXPORT int dup3(int fd, int to, int flags)
 {
+    struct pbs_closing call = {.made = false};
     int r;
 
     if (!(flags & ~O_CLOEXEC))
-        replace(fd, to);
-    r = real.dup3(fd, to, flags);
+        call = replace(fd, to, flags);
+    r = call.made ? (int)pbs_ret(call.result) : real.dup3(fd, to, flags);
     return r < 0 ? r : pbs_born_dup(fd, r);
 }
 
@@ -226,7 +230,7 @@ static void close_stream(FILE *f)
     int saved = errno;
 
     if (f && pbs_fdtab_size)
-        pbs_close_fd(fileno(f));
+        pbs_close_fd(fileno(f), NULL);
     errno = saved;
 }
 

@@ -25,7 +25,7 @@ static void enter(int fd, struct pbs_file *f, uint64_t gen)
     pbs_crit_leave(self);
 }
 
-static void close_record(int fd, bool missed);
+static void close_record(int fd, bool missed, struct pbs_closing *call);
 
 static bool ours(int fd)
 {
@@ -75,7 +75,7 @@ int pbs_born_epoll(int fd, uint64_t gen)
 void pbs_born_other(int fd)
 {
     if (ours(fd) && pbs_unlikely(pbs_fdtab_find(fd) != NULL))
-        close_record(fd, true);
+        close_record(fd, true, NULL);
 }
 
 void pbs_born_lent(int fd)
@@ -180,10 +180,23 @@ static void linger(struct pbs_thread *self, int fd, int seconds)
         pbs_sys2(SYS_nanosleep, &nap, NULL);
 }
 
+/*
+ * Bytes are held that will be dropped: while the number still stood for the connection, a receive of
+ * another thread would get from the kernel those that come after them. It waits for the lock.
+ */
+static void close_now(int fd, struct pbs_closing *call)
+{
+    reset_at_close(fd); /* and so it does not linger */
+    if (!call)
+        return;
+    call->result = pbs_sys3(call->nr, call->args[0], call->args[1], call->args[2]);
+    call->made = true;
+}
+
 /* s locked, fd its last number, nothing of it armed in another thread's wait. missed: the number
  * was closed behind our back and is somebody else's now; it must not be spoken to. Returns the
  * seconds to linger for. */
-static int last_close(struct pbs_sock *s, int fd, bool missed)
+static int last_close(struct pbs_sock *s, int fd, bool missed, struct pbs_closing *call)
 {
     bool alone = !missed && pbs_gate_alone(&s->file);
     struct pbs_thread *owner;
@@ -194,12 +207,12 @@ static int last_close(struct pbs_sock *s, int fd, bool missed)
     if (alone && owner && s->call != owner->call)
         seconds = end_now(s, fd);
     else if (pbs_gate_leave(&s->file) && !missed && pbs_sock_unread(s) && !pbs_user_confined)
-        reset_at_close(fd);
+        close_now(fd, call);
+    pbs_items_drop(s);
+    pbs_fdtab_clear(fd, &s->file);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);
     pbs_rx_unspill(s);
     pbs_sock_take_error(s);
-    pbs_items_drop(s);
-    pbs_fdtab_clear(fd, &s->file);
     pbs_gate_leave(&s->file);
     pbs_ring_forget(s);
     if (s->ring)
@@ -209,7 +222,8 @@ static int last_close(struct pbs_sock *s, int fd, bool missed)
     return seconds;
 }
 
-static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool missed)
+static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool missed,
+                       struct pbs_closing *call)
 {
     struct timespec nap = {0, 20000};
     struct pbs_thread *owner;
@@ -257,7 +271,7 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
                 continue;
             }
         }
-        seconds = last_close(s, fd, missed);
+        seconds = last_close(s, fd, missed, call);
         pbs_crit_leave(self);
         if (seconds)
             linger(self, fd, seconds);
@@ -286,7 +300,7 @@ static void close_epoll(struct pbs_thread *self, struct pbs_epoll *set, int fd)
         pbs_epoll_drop(self, set);
 }
 
-static void close_record(int fd, bool missed)
+static void close_record(int fd, bool missed, struct pbs_closing *call)
 {
     struct pbs_file *f = pbs_fdtab_find(fd);
     struct pbs_thread *self;
@@ -298,20 +312,20 @@ static void close_record(int fd, bool missed)
     if (!self)
         return;
     if (f->kind == PBS_FILE_SOCK)
-        close_sock(self, (struct pbs_sock *)f, fd, missed);
+        close_sock(self, (struct pbs_sock *)f, fd, missed, call);
     else if (f->kind == PBS_FILE_EPOLL)
         close_epoll(self, (struct pbs_epoll *)f, fd);
 }
 
-void pbs_close_fd(int fd)
+void pbs_close_fd(int fd, struct pbs_closing *call)
 {
-    close_record(fd, false);
+    close_record(fd, false, call);
 }
 
 void pbs_close_range(unsigned lo, unsigned hi)
 {
     for (int fd; (fd = pbs_fdtab_next(lo, hi)) >= 0; lo = (unsigned)fd + 1)
-        pbs_close_fd(fd);
+        pbs_close_fd(fd, NULL);
 }
 
 /* The owner is in a call of the kernel's on s: it would come back with an end, a send with SIGPIPE. */

@@ -38,8 +38,16 @@ void pbs_born_lent(int fd);
 /* to is a duplicate of fd now. Returns to. */
 int pbs_born_dup(int fd, int to);
 
-/* fd is about to be closed, or replaced: to be called before the kernel does it. */
-void pbs_close_fd(int fd);
+/* The system call that closes a number. */
+struct pbs_closing {
+    long nr, args[3];
+    bool made;   /* already, and must not be made again */
+    long result; /* then: what the kernel returned */
+};
+
+/* fd is about to be closed, or replaced: to be called before the kernel does it. call: NULL, or what
+ * closes it, to be made here if no moment may lie in between. */
+void pbs_close_fd(int fd, struct pbs_closing *call);
 void pbs_close_range(unsigned lo, unsigned hi);
 
 /* The process ends, and no code of the program's runs any more: all connections end now, those with

@@ -13,6 +13,7 @@
 
 #include "asleep.h"
 #include "leg.h"
+#include "payload.h"
 #include "proc.h"
 #include "tcp.h"
 #include "test.h"
@@ -130,7 +131,61 @@ static void closed_under_a_receive_the_thread_is_served_again(void)
     check_ring_used(pid, BY_RING);
 }
 
+#define MUCH 60000
+
+/* Reads on as long as the number stands for the connection. */
+static void *read_in_small_pieces(void *arg)
+{
+    char some[3], why[200];
+    uint64_t at = 0;
+    ssize_t r;
+
+    (void)arg;
+    while ((r = recv(first.us, some, sizeof(some), 0)) > 0) {
+        if (payload_compare(0, some, at, (size_t)r, why, sizeof(why)))
+            FAIL("%s", why);
+        at += (uint64_t)r;
+        atomic_store(&begun, 1);
+    }
+    if (r < 0 && errno != EBADF && errno != ENOTSOCK)
+        FAIL("the receive fails with errno %d", errno);
+    return NULL;
+}
+
+/*
+ * What was held was once dropped before the number was closed: a receive in between got from the kernel
+ * what came behind it.
+ */
+static void closed_while_it_is_read_bytes_end_without_a_gap(void)
+{
+    int null = MUST(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    unsigned seed = 1;
+
+    for (int round = 0; round < ROUNDS; round++) {
+        pthread_t thread;
+
+        first = pair_open();
+        put(&first, MUCH);
+        atomic_store(&begun, 0);
+        MUST0(pthread_create(&thread, NULL, read_in_small_pieces, NULL));
+        while (!atomic_load(&begun))
+            test_yield();
+        wait_a_little(&seed);
+        if (round % 2)
+            CHECK_EQ(dup2(null, first.us), first.us);
+        else
+            MUST(close(first.us));
+        shutdown(first.peer, SHUT_WR); /* ends a receive that is under way; ENOTCONN: reset */
+        MUST0(pthread_join(thread, NULL));
+        if (round % 2)
+            close(first.us);
+        close(first.peer);
+    }
+    close(null);
+}
+
 const struct test_case test_cases[] = {
+    CASE_ONCE(closed_while_it_is_read_bytes_end_without_a_gap),
     CASE_ONCE(closed_under_a_receive_the_thread_is_served_again),
     CASE_ONCE(number_stands_for_another_connection_no_byte_is_lost),
     CASES_END,
