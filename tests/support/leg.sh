@@ -6,16 +6,17 @@
 #   auto            the library as it is by default
 #   starved         the library with two buffers of 64 bytes, each used once and then recycled
 #   inc             the library with four buffers of 512 bytes for each socket, used bit by bit
+#   slow            as shim, and what it submits to the ring comes late (slowenter.c)
 #   noring-EPERM    the library, io_uring refused by a seccomp filter
 #   noring-ENOSYS   the same with the other errno
 #
-# No false green: legs shim, starved and inc fail when no byte came by a ring, the noring legs when
-# one did. A program for which no ring byte can be right says so in a line of its source,
+# No false green: legs shim, starved, inc and slow fail when no byte came by a ring, the noring legs
+# when one did; slow fails when nothing came late. A program for which no ring byte can be right says so in a line of its source,
 #   /* ring: none: the reason */
 # and then fails if one did. Exit status 77 is a skip, with its reason on the last line.
 #
-# PBUFSHIM_LIB names the library (default: the build tree's), TEST_NORING the launcher,
-# TEST_SOURCE_DIR where PROGRAM's source is.
+# PBUFSHIM_LIB names the library (default: the build tree's), TEST_NORING and TEST_SLOWENTER the
+# launchers, TEST_SOURCE_DIR where PROGRAM's source is.
 set -euo pipefail
 
 fail() {
@@ -29,7 +30,7 @@ skip() {
 }
 
 if [ $# -lt 2 ]; then
-    echo "usage: leg.sh plain|shim|auto|starved|inc|noring-EPERM|noring-ENOSYS PROGRAM [ARG...]" >&2
+    echo "usage: leg.sh plain|shim|auto|starved|inc|slow|noring-EPERM|noring-ENOSYS PROGRAM [ARG...]" >&2
     exit 2
 fi
 leg=$1
@@ -39,6 +40,7 @@ here=$(dirname "$(realpath "$0")")
 build=$(dirname "$(dirname "$(dirname "$program")")")
 library=${PBUFSHIM_LIB:-$build/libpbufshim.so}
 noring=${TEST_NORING:-$build/tests/support/noring}
+slowenter=${TEST_SLOWENTER:-$build/tests/support/slowenter}
 source=${TEST_SOURCE_DIR:-$here/../posix}/$(basename "$program").c
 
 # Nothing of the caller's settings may reach the program.
@@ -71,7 +73,7 @@ trap 'rm -rf "$stats"' EXIT
 export PBUFSHIM_STATS=$stats/%p
 # For cases that ask whether a certain process was served (leg.h).
 export TEST_STATS=$stats
-case $leg in shim | starved | inc) export TEST_RING=must ;; esac
+case $leg in shim | starved | inc | slow) export TEST_RING=must ;; esac
 
 launch=()
 case $leg in
@@ -81,6 +83,13 @@ starved) export PBUFSHIM_POLICY=always PBUFSHIM_INC=off PBUFSHIM_BUFS=2 PBUFSHIM
 inc)
     export PBUFSHIM_POLICY=always PBUFSHIM_INC=on PBUFSHIM_GROUPS=socket
     export PBUFSHIM_BUFS=4 PBUFSHIM_BUF_SIZE=512
+    ;;
+slow)
+    [ -x "$slowenter" ] || skip "no launcher at $slowenter"
+    export PBUFSHIM_POLICY=always PBUFSHIM_INC=on # which it is not by itself under a filter
+    late=$(mktemp "${TMPDIR:-/tmp}/late.XXXXXX")
+    trap 'rm -rf "$stats" "$late"' EXIT
+    launch=("$slowenter" 300)
     ;;
 noring-EPERM | noring-ENOSYS)
     [ -x "$noring" ] || skip "no launcher at $noring"
@@ -92,7 +101,7 @@ esac
 
 status=0
 if [ ${#launch[@]} -gt 0 ]; then
-    PRELOAD=$preload "${launch[@]}" "$program" "$@" || status=$?
+    PRELOAD=$preload SLOWENTER_COUNT=${late-} "${launch[@]}" "$program" "$@" || status=$?
 else
     LD_PRELOAD=$preload "$program" "$@" || status=$?
 fi
@@ -104,7 +113,7 @@ ring=$(awk '$1 == "ring_bytes" { n += $2 } END { printf "%d", n }' "${files[@]}"
 none=$(sed -n 's|^/\* ring: none: \(.*\) \*/$|\1|p' "$source" 2>/dev/null | head -n 1)
 echo "leg $leg: $ring bytes by the ring"
 case $leg in
-shim | starved | inc)
+shim | starved | inc | slow)
     if [ -n "$none" ]; then
         [ "$ring" -eq 0 ] || fail "$ring bytes came by a ring, though: $none"
     else
@@ -113,3 +122,4 @@ shim | starved | inc)
     ;;
 noring-*) [ "$ring" -eq 0 ] || fail "$ring bytes came by a ring that was refused" ;;
 esac
+[ -z "${late-}" ] || [ "$(cat "$late")" -gt 0 ] || fail "false green: nothing was submitted late"
