@@ -78,7 +78,11 @@ bool thread_asleep(pid_t tid)
         return false;
     }
     /* "running", or the number of the call and its arguments. */
-    return text[0] >= '0' && text[0] <= '9' && waits_for_input(strtol(text, NULL, 10));
+    if (text[0] < '0' || text[0] > '9' || !waits_for_input(strtol(text, NULL, 10)))
+        return false;
+    /* A call that slowenter holds has not begun. */
+    n = read_proc(tid, "wchan", text, sizeof(text));
+    return n <= 0 || !strstr(text, "seccomp");
 }
 
 void wait_asleep(pid_t tid)
