@@ -18,7 +18,7 @@
 #include "tcp.h"
 #include "test.h"
 
-#define ROUNDS 1000
+#define ROUNDS 300
 #define BYTES 10
 #define BY_RING 100
 
