@@ -338,7 +338,8 @@ struct pbs_pbuf *pbs_group_get(struct pbs_ring *r, struct pbs_sock *s);
  * held. */
 void pbs_group_sweep(struct pbs_ring *r, bool idle);
 
-/* All of them, used or not: nothing is armed, nothing held. */
+/* All of them, used or not: nothing is armed, nothing held, and the kernel's side ends with the thread. It is
+ * not told: the program may have forbidden the call by a filter. */
 void pbs_group_end(struct pbs_ring *r);
 struct pbs_lock *pbs_ring_list_lock(void);
 struct pbs_ring *pbs_ring_list(void);

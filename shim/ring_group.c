@@ -59,9 +59,8 @@ struct pbs_pbuf *pbs_group_get(struct pbs_ring *r, struct pbs_sock *s)
     return g;
 }
 
-static void give_back(struct pbs_ring *r, struct pbs_pbuf *g)
+static void drop(struct pbs_ring *r, struct pbs_pbuf *g)
 {
-    io_uring_unregister_buf_ring(&r->uring, g->bgid);
     pbs_bgids_put(&r->bgids, (uint32_t)g->bgid);
     pbs_lock(&r->lock);
     DL_DELETE(r->groups, g);
@@ -72,6 +71,12 @@ static void give_back(struct pbs_ring *r, struct pbs_pbuf *g)
     pbs_ring_uncharge(pbs_pbuf_pinned(g->total));
     pbs_pbuf_destroy(g);
     pbs_mem_put(g, sizeof(*g));
+}
+
+static void give_back(struct pbs_ring *r, struct pbs_pbuf *g)
+{
+    io_uring_unregister_buf_ring(&r->uring, g->bgid);
+    drop(r, g);
 }
 
 /* Its socket is another one by now, or adopted no more. s locked. */
@@ -138,6 +143,6 @@ void pbs_group_end(struct pbs_ring *r)
                 s->group = NULL;
             pbs_unlock(&s->file.lock);
         }
-        give_back(r, g);
+        drop(r, g);
     }
 }
