@@ -175,6 +175,7 @@ void pbs_pbuf_ref(struct pbs_pbuf *p, unsigned bid)
 static void go_home(struct pbs_pbuf *p, unsigned bid)
 {
     p->free[p->nfree++] = (uint16_t)bid;
+    p->used = true;
     check(p);
 }
 
@@ -226,6 +227,7 @@ static void drop(uint8_t *from, uint8_t *to)
 void pbs_pbuf_trim(struct pbs_pbuf *p)
 {
     begin(p);
+    p->used = false;
     for (unsigned bid = 0, end; bid < p->total; bid = end) {
         bool touched = false;
 
@@ -251,7 +253,7 @@ bool pbs_pbuf_grown(const struct pbs_pbuf *p)
 
     begin(&first);
     return p->want > first.want || p->chunk > first.chunk ||
-           p->charged > SLACK * first.want * first.chunk;
+           (p->used && p->charged > SLACK * first.want * first.chunk);
 }
 
 void pbs_pbuf_seal(struct pbs_pbuf *p, bool sealed)

@@ -44,6 +44,8 @@ struct pbs_pbuf {
     size_t charged;
     int bgid;
     bool inc;
+    bool
+        used; /* a buffer has come home since it was last trimmed: there may be something to give back */
 
     /* The ring's, which keeps a list of those that want a refill, and one of its sockets' own. */
     bool thirsty;
@@ -83,7 +85,8 @@ bool pbs_pbuf_unref(struct pbs_pbuf *p, unsigned bid);
  * completions that it was not told of: their bytes would be lost. */
 void pbs_pbuf_trim(struct pbs_pbuf *p);
 
-/* It lends more than a new group does, or has more memory than that needs. */
+/* It lends more than a new group does, or may have more memory than that needs. What is lent or held stays:
+ * a trim that can give nothing back is not asked for. */
 bool pbs_pbuf_grown(const struct pbs_pbuf *p);
 
 /* The kernel cannot fill them any more, or can again; what is held can be read. Any thread. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -202,6 +203,32 @@ static void test_growth_idle_wait_of_a_single_thread_lasts_its_time(void)
     idle_in_epoll(NULL);
 }
 
+static long sleeps(void)
+{
+    struct rusage use;
+
+    MUST(getrusage(RUSAGE_THREAD, &use));
+    return use.ru_nvcsw;
+}
+
+/* When all is given back that can be, nothing wakes a thread that waits. */
+static void test_growth_idle_thread_sleeps_on(void)
+{
+    struct epoll_event ev;
+    struct crowd c;
+    long before;
+
+    crowd_open(&c);
+    burst(&c, 20000);
+    CHECK_EQ(epoll_wait(c.ep, &ev, 1, 2 * IDLE_MS), 0);
+    before = sleeps();
+    CHECK_EQ(epoll_wait(c.ep, &ev, 1, 2 * IDLE_MS), 0);
+    if (sleeps() - before > 2) /* with one for what the system itself has for it */
+        FAIL("slept %ld times in one wait", sleeps() - before);
+    burst(&c, 9000);
+    crowd_close(&c);
+}
+
 /* Nothing is left of a burst's memory after a while of little. */
 static int grow_and_idle(int argc, char **argv)
 {
@@ -239,6 +266,7 @@ static void test_growth_is_given_back(void)
 const struct test_case test_cases[] = {
     CASE_ONCE(test_growth_idle_waits_last_their_time),
     CASE_ONCE(test_growth_idle_wait_of_a_single_thread_lasts_its_time),
+    CASE_ONCE(test_growth_idle_thread_sleeps_on),
     CASE_ONCE(test_growth_is_given_back),
     CASES_END,
 };
