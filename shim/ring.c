@@ -375,7 +375,8 @@ void pbs_ring_reset(void)
     pbs_unlock(&list_lock);
     for (struct pbs_ring *r = live; r; r = r->next) {
         pbs_ring_pool_drop(r);
-        pbs_mem_unmap(r->mem, r->mem_size);
+        if (!r->lock.held) /* else another thread of the parent may have been between the two */
+            pbs_mem_unmap(r->mem, r->mem_size);
     }
     live = spare = NULL;
     charged = 0;

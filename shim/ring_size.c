@@ -48,7 +48,8 @@ static void point(struct io_uring *u, const struct io_uring_params *p, char *rin
 
 void pbs_ring_resize(struct pbs_ring *r, unsigned cq)
 {
-    size_t size = pbs_ring_queue_size(cq);
+    size_t size = pbs_ring_queue_size(cq), old_size = r->mem_size;
+    void *old = r->mem;
     struct io_uring_params p = {
         .flags = IORING_SETUP_CQSIZE, .sq_entries = PBS_RING_SQ, .cq_entries = cq};
     char *mem;
@@ -71,12 +72,12 @@ void pbs_ring_resize(struct pbs_ring *r, unsigned cq)
         goto out_map;
     pbs_lock(&r->lock);
     point(&r->uring, &p, mem, mem + size - entries_size());
-    pbs_unlock(&r->lock);
-    pbs_mem_unmap(r->mem, r->mem_size);
-    pbs_ring_uncharge(r->mem_size);
     r->mem = mem;
     r->mem_size = size;
+    pbs_unlock(&r->lock);
     r->cq = cq;
+    pbs_mem_unmap(old, old_size); /* a child that is forked from here on does not know it */
+    pbs_ring_uncharge(old_size);
     pbs_count(r->owner, resizes);
     return;
 out_map:
