@@ -160,7 +160,7 @@ void pbs_ring_filled(struct pbs_ring *r, struct pbs_sock *s, unsigned bid, size_
         pbs_pbuf_done(g, bid);
         thirst(r, g);
     }
-    if (s->held > HELD_MOST && r->nfat < PBS_RING_FAT)
+    if (s->held > HELD_MOST && r->nfat < PBS_RING_FAT && (!r->nfat || r->fat[r->nfat - 1] != s))
         r->fat[r->nfat++] = s;
 }
 
