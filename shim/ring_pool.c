@@ -270,6 +270,9 @@ static void tick(struct pbs_ring *r)
     r->ticked = false;
     if (r->bytes < QUIET) {
         pbs_pbuf_trim(&r->pool);
+        for (struct pbs_pbuf *g = r->groups; g; g = g->next)
+            if (pbs_pbuf_grown(g))
+                pbs_pbuf_trim(g);
         pbs_pieces_trim(&r->pieces);
         pbs_count(r->owner, trims);
         r->cq_short = false;

@@ -251,11 +251,12 @@ static int grow_and_idle(int argc, char **argv)
     return 0;
 }
 
-static void test_growth_is_given_back(void)
+static void check_given_back(const char *groups)
 {
     pid_t pid = MUST(fork());
 
     if (pid == 0) {
+        MUST(setenv("PBUFSHIM_GROUPS", groups, 1)); /* means nothing to a program */
         execl(test_self, test_self, "--helper", "grow", (char *)NULL);
         _exit(126);
     }
@@ -263,11 +264,22 @@ static void test_growth_is_given_back(void)
     check_counted("shim", pid, "trims", 1);
 }
 
+static void test_growth_is_given_back(void)
+{
+    check_given_back("shared");
+}
+
+static void test_growth_of_single_sockets_is_given_back(void)
+{
+    check_given_back("socket");
+}
+
 const struct test_case test_cases[] = {
     CASE_ONCE(test_growth_idle_waits_last_their_time),
     CASE_ONCE(test_growth_idle_wait_of_a_single_thread_lasts_its_time),
     CASE_ONCE(test_growth_idle_thread_sleeps_on),
     CASE_ONCE(test_growth_is_given_back),
+    CASE_ONCE(test_growth_of_single_sockets_is_given_back),
     CASES_END,
 };
 
