@@ -11,6 +11,7 @@ void (*pbs_ring_arrived)(struct pbs_sock *s);
 void (*pbs_ring_unarmed)(struct pbs_sock *s);
 
 #define MAX_CANCEL_ENTERS 100000
+#define MAX_FETCHES 64 /* enters: each brings a queue full, and 20 items or so that may not fit */
 
 static atomic_uint no_signal; /* for enters that never sleep */
 
@@ -175,6 +176,11 @@ static struct io_uring_cqe *oldest(struct pbs_ring *r)
     return io_uring_cq_ready(&r->uring) ? &cq->cqes[*cq->khead & cq->ring_mask] : NULL;
 }
 
+static bool overflowed(const struct pbs_ring *r)
+{
+    return io_uring_smp_load_acquire(r->uring.sq.kflags) & IORING_SQ_CQ_OVERFLOW;
+}
+
 unsigned pbs_ring_reap(struct pbs_ring *r)
 {
     struct io_uring_cqe *cqe;
@@ -200,7 +206,7 @@ unsigned pbs_ring_reap(struct pbs_ring *r)
             r->tick_armed = (flags & IORING_CQE_F_MORE) || res == -EINVAL; /* before 6.4: none */
         }
     }
-    if (io_uring_smp_load_acquire(r->uring.sq.kflags) & IORING_SQ_CQ_OVERFLOW)
+    if (overflowed(r))
         r->cq_short = true;
     return n;
 }
@@ -247,15 +253,29 @@ void pbs_ring_leave(struct pbs_ring *r)
     }
 }
 
-/* Enters without sleeping. In a critical section. */
+/* Enters without sleeping. In a critical section. Completions that found the queue full are fetched, too:
+ * their bytes are neither held nor in the socket, and nobody may look at the one and then at the other. */
 unsigned pbs_ring_enter_now(struct pbs_ring *r)
 {
-    unsigned todo = announce(r, false);
+    unsigned n = 0, enters = 0;
 
-    pbs_enter_call(SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 0,
-                   IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING, 0, 0, &no_signal);
-    pbs_count(r->owner, kernel_entries);
-    return pbs_ring_reap(r);
+    do {
+        unsigned todo = announce(r, false);
+
+        pbs_enter_call(SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 0,
+                       IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING, 0, 0, &no_signal);
+        pbs_count(r->owner, kernel_entries);
+        n += pbs_ring_reap(r);
+    } while (pbs_unlikely(overflowed(r)) && ++enters < MAX_FETCHES);
+    return n;
+}
+
+/* The same after a sleep. */
+void pbs_ring_reap_all(struct pbs_ring *r)
+{
+    pbs_ring_reap(r);
+    if (pbs_unlikely(overflowed(r)))
+        pbs_ring_enter_now(r);
 }
 
 unsigned pbs_ring_drain(struct pbs_ring *r)
@@ -314,7 +334,7 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const
         pbs_crit_leave(self);
         return -EINTR;
     }
-    pbs_ring_reap(r);
+    pbs_ring_reap_all(r);
     pbs_ring_finish_revokes(r);
     pbs_ring_leave(r);
     pbs_crit_leave(self);

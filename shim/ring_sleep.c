@@ -32,7 +32,7 @@ bool pbs_ring_interrupt(struct pbs_thread *self)
     if (!atomic_load(&r->in_enter))
         return quiet;
     pbs_crit_enter(self);
-    pbs_ring_reap(r);
+    pbs_ring_reap_all(r);
     pbs_ring_leave(r);
     pbs_crit_leave(self);
     return quiet;
