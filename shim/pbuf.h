@@ -44,8 +44,7 @@ struct pbs_pbuf {
     size_t charged;
     int bgid;
     bool inc;
-    bool
-        used; /* a buffer has come home since it was last trimmed: there may be something to give back */
+    bool used; /* a buffer has come home since the last trim, which may be able to give it back */
 
     /* The ring's, which keeps a list of those that want a refill, and one of its sockets' own. */
     bool thirsty;

@@ -289,8 +289,7 @@ void pbs_ring_submit(struct pbs_ring *r); /* alone: it runs no deferred work */
 bool pbs_ring_cancel_sqe(struct pbs_ring *r, uint64_t rid);
 unsigned pbs_ring_enter_now(struct pbs_ring *r);
 unsigned pbs_ring_reap(struct pbs_ring *r);
-void pbs_ring_reap_all(
-    struct pbs_ring *r); /* and what found the queue full; in a critical section */
+void pbs_ring_reap_all(struct pbs_ring *r); /* and what found the queue full */
 void pbs_ring_watch_fired(struct pbs_ring *r, uint64_t ud, unsigned flags);
 void pbs_ring_leave(struct pbs_ring *r);
 void pbs_ring_probe_kick(struct pbs_ring *r);
