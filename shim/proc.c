@@ -29,14 +29,14 @@ static void become_child(void)
     pbs_host = 0;
     /* Locks that other threads of the parent may have held, and everything that was theirs. */
     pbs_fdtab_reset();
-    pbs_mem_reset();
+    pbs_ring_reset();
+    pbs_mem_reset(); /* counts from nothing, and so behind the rings */
     pbs_sock_reset();
     pbs_item_reset();
     pbs_ledger_reset();
     pbs_spill_reset();
     pbs_legacy_reset();
     pbs_ghost_reset();
-    pbs_ring_reset();
     pbs_thread_reset();
     pbs_stats_reset();
     if (pbs_self) {

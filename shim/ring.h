@@ -63,6 +63,7 @@ struct pbs_ring {
     unsigned cq;        /* completions that they have room for */
     bool cq_short;      /* which was not enough */
     unsigned ngroups;   /* sockets' own */
+    bool group_news;    /* the next tick may find one of them that can be given back */
     unsigned sweep_at;  /* so many of them are worth a look for those that nobody uses */
     int64_t squeeze_at; /* when to look next for pinned buffers, CLOCK_MONOTONIC ns */
     uint64_t bytes;     /* since the last tick */
@@ -325,9 +326,9 @@ void pbs_ring_ran_out(struct pbs_ring *r, struct pbs_sock *s);
  * copied out. sleeps: it may be long. */
 void pbs_ring_pool_prepare(struct pbs_ring *r, bool sleeps);
 
-/* More or less room for completions (ring_size.c), when all is submitted and reaped. Nothing happens if
- * the kernel or the limits refuse. */
-void pbs_ring_resize(struct pbs_ring *r, unsigned cq);
+/* More room for completions (ring_size.c): ends all requests for that. Nothing more happens if the kernel or
+ * the limits refuse. No lock held, no critical section. */
+void pbs_ring_make_room(struct pbs_ring *r);
 size_t pbs_ring_queue_size(unsigned cq);
 
 /* ---- socket groups (ring_group.c) ---- */

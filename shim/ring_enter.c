@@ -206,7 +206,7 @@ unsigned pbs_ring_reap(struct pbs_ring *r)
             r->tick_armed = (flags & IORING_CQE_F_MORE) || res == -EINVAL; /* before 6.4: none */
         }
     }
-    if (overflowed(r))
+    if (overflowed(r) && r->cq < PBS_RING_CQ_MOST)
         r->cq_short = true;
     return n;
 }
@@ -302,6 +302,10 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const
     long ret = 0;
     bool nudged;
 
+    if (pbs_unlikely(r->cq_short)) {
+        pbs_ring_make_room(r);
+        return 0;
+    }
     pbs_crit_enter(self);
     todo = announce(r, true);
     nudged = atomic_load(&r->nudged) && atomic_exchange(&r->nudged, false);
@@ -312,10 +316,8 @@ int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const
     if (deadline) {
         int64_t left = deadline - pbs_now_ns();
 
-        if (left <= 0) {
-            ret = -ETIME;
-            left = 0;
-        }
+        if (left < 0)
+            left = 0; /* what is there is brought all the same */
         ts.tv_sec = left / 1000000000;
         ts.tv_nsec = left % 1000000000;
     }

@@ -52,6 +52,7 @@ struct pbs_pbuf *pbs_group_get(struct pbs_ring *r, struct pbs_sock *s)
     g->life = s->life;
     s->group = g;
     r->ngroups++;
+    r->group_news = true;
     pbs_lock(&r->lock);
     DL_APPEND(r->groups, g);
     pbs_unlock(&r->lock);
@@ -111,11 +112,14 @@ static bool look(struct pbs_ring *r, struct pbs_pbuf *g, bool idle)
         if (mine)
             s->group = NULL;
         g->sock = NULL;
-    } else if (idle && armed && !g->leaving && !g->busy) {
+    } else if (idle && armed && !g->leaving && !g->busy && pbs_conf.groups == PBS_GROUPS_AUTO) {
         take_away(r, g, s);
     }
     pbs_unlock(&s->file.lock);
-    g->busy = false;
+    if (idle && (g->busy || g->leaving)) /* there will be more to see at the next tick */
+        r->group_news = true;
+    if (idle)
+        g->busy = false;
     return !g->sock && !g->out;
 }
 

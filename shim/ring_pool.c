@@ -143,7 +143,8 @@ void pbs_ring_filled(struct pbs_ring *r, struct pbs_sock *s, unsigned bid, size_
     const uint8_t *data = pbs_pbuf_fill(g, bid, len);
     uint32_t buf = pbs_buf_name(g->bgid, bid);
 
-    g->busy = true;
+    if (g != &r->pool)
+        g->busy = r->group_news = true;
     r->bytes += len;
     if (len && !pbs_sock_extend(s, buf, data, len)) {
         struct pbs_piece *piece = pbs_pieces_get(&r->pieces);
@@ -248,7 +249,7 @@ static void make_headers(struct pbs_ring *r)
 
 static bool grown(const struct pbs_ring *r)
 {
-    return pbs_pbuf_grown(&r->pool) || r->ngroups || r->cq > PBS_RING_CQ;
+    return pbs_pbuf_grown(&r->pool) || r->group_news;
 }
 
 /* Completions that nobody has looked at, in the queue or, as it was full, behind it: their bytes lie in
@@ -275,11 +276,9 @@ static void tick(struct pbs_ring *r)
                 pbs_pbuf_trim(g);
         pbs_pieces_trim(&r->pieces);
         pbs_count(r->owner, trims);
-        r->cq_short = false;
-        if (r->cq > PBS_RING_CQ)
-            pbs_ring_resize(r, PBS_RING_CQ);
     }
     r->bytes = 0;
+    r->group_news = false;
     pbs_group_sweep(r, true);
     if (grown(r) || !r->tick_armed)
         return;
@@ -338,8 +337,6 @@ void pbs_ring_pool_prepare(struct pbs_ring *r, bool sleeps)
 {
     if (pbs_unlikely(r->ticked))
         tick(r);
-    if (pbs_unlikely(r->cq_short && r->cq < PBS_RING_CQ_MOST))
-        pbs_ring_resize(r, r->cq * 4 < PBS_RING_CQ_MOST ? r->cq * 4 : PBS_RING_CQ_MOST);
     if (pbs_unlikely(r->ngroups > r->sweep_at))
         pbs_group_sweep(r, false);
     if (pbs_unlikely(r->nfat))

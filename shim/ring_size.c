@@ -8,6 +8,8 @@
 /* Since Linux 6.13, for rings of our kind alone. */
 #define REGISTER_RESIZE_RINGS 33
 
+#define MAX_ENTERS 64 /* to see all requests end: each brings a queue full */
+
 static size_t pages(size_t n)
 {
     return (n + 4095) & ~(size_t)4095;
@@ -46,7 +48,7 @@ static void point(struct io_uring *u, const struct io_uring_params *p, char *rin
     cq->ring_entries = *(unsigned *)(rings + p->cq_off.ring_entries);
 }
 
-void pbs_ring_resize(struct pbs_ring *r, unsigned cq)
+static void resize(struct pbs_ring *r, unsigned cq)
 {
     size_t size = pbs_ring_queue_size(cq), old_size = r->mem_size;
     void *old = r->mem;
@@ -54,11 +56,6 @@ void pbs_ring_resize(struct pbs_ring *r, unsigned cq)
         .flags = IORING_SETUP_CQSIZE, .sq_entries = PBS_RING_SQ, .cq_entries = cq};
     char *mem;
 
-    if (r->uring.sq.sqe_tail != *r->uring.sq.khead)
-        pbs_ring_submit(r);
-    if (r->uring.sq.sqe_tail != *r->uring.sq.khead || io_uring_cq_ready(&r->uring))
-        return;
-    r->cq_short = false;
     if (!pbs_ring_charge(size))
         return;
     mem = pbs_mem_map(size);
@@ -84,4 +81,36 @@ out_map:
     pbs_mem_unmap(mem, size);
 out_charge:
     pbs_ring_uncharge(size);
+}
+
+/* Nothing is in the kernel of which a completion, or a flag that it waits, could come. */
+static bool quiet(const struct pbs_ring *r)
+{
+    return !r->armed && !r->watches && !r->kick_armed && !r->tick_armed && !pbs_ring_pending(r);
+}
+
+/*
+ * A flag that is set while the queues are put elsewhere may be lost, or set where they were (Linux 6.18 and
+ * before, as far as is known): so all requests are ended first. Their sockets are armed again as they are
+ * read.
+ */
+void pbs_ring_make_room(struct pbs_ring *r)
+{
+    struct io_uring_sqe *sqe;
+
+    pbs_crit_enter(r->owner);
+    r->cq_short = false;
+    sqe = pbs_ring_sqe(r);
+    if (sqe) {
+        io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+        sqe->user_data = PBS_UD_NONE;
+    }
+    for (unsigned i = 0; i < MAX_ENTERS && !quiet(r); i++)
+        pbs_ring_enter_now(r);
+    r->cq_short = false;
+    if (quiet(r))
+        resize(r, PBS_RING_CQ_MOST);
+    pbs_ring_finish_revokes(r);
+    pbs_ring_leave(r);
+    pbs_crit_leave(r->owner);
 }
