@@ -151,8 +151,9 @@ void fz_serve(int n, uint32_t state)
 }
 
 /*
- * ThreadSanitizer, if it is preloaded, reads the symbols at its first report, also at one that is
- * has opened by the library's close(): whatever it finds there it cannot report, and so it waits for itself.
+ * ThreadSanitizer, if it is preloaded, reads the symbols at its first report, also at one that is then
+ * suppressed, and closes what it has opened by the library's close(): what it finds there it cannot report,
+ * and so it waits for itself.
  */
 static void read_symbols(void)
 {
