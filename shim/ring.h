@@ -62,6 +62,7 @@ struct pbs_ring {
     size_t mem_size;
     unsigned cq;        /* completions that they have room for */
     bool cq_short;      /* which was not enough */
+    bool cq_tried;      /* to get more */
     unsigned ngroups;   /* sockets' own */
     bool group_news;    /* the next tick may find one of them that can be given back */
     unsigned sweep_at;  /* so many of them are worth a look for those that nobody uses */

@@ -206,7 +206,7 @@ unsigned pbs_ring_reap(struct pbs_ring *r)
             r->tick_armed = (flags & IORING_CQE_F_MORE) || res == -EINVAL; /* before 6.4: none */
         }
     }
-    if (overflowed(r) && r->cq < PBS_RING_CQ_MOST)
+    if (overflowed(r) && !r->cq_tried)
         r->cq_short = true;
     return n;
 }

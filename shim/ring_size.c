@@ -90,9 +90,9 @@ static bool quiet(const struct pbs_ring *r)
 }
 
 /*
- * A flag that is set while the queues are put elsewhere may be lost, or set where they were (Linux 6.18 and
- * before, as far as is known): so all requests are ended first. Their sockets are armed again as they are
- * read.
+ * What is under way in the kernel may have a flag to set in queues that are just put elsewhere: so all
+ * requests are ended first. Their sockets are armed again as they are read. Tried once: a kernel or a limit
+ * that refuses would do so again.
  */
 void pbs_ring_make_room(struct pbs_ring *r)
 {
@@ -107,9 +107,11 @@ void pbs_ring_make_room(struct pbs_ring *r)
     }
     for (unsigned i = 0; i < MAX_ENTERS && !quiet(r); i++)
         pbs_ring_enter_now(r);
-    r->cq_short = false;
-    if (quiet(r))
+    if (quiet(r)) {
         resize(r, PBS_RING_CQ_MOST);
+        r->cq_tried = true;
+    }
+    r->cq_short = false;
     pbs_ring_finish_revokes(r);
     pbs_ring_leave(r);
     pbs_crit_leave(r->owner);
