@@ -60,25 +60,25 @@ struct pbs_ring {
     struct pbs_bgids bgids;
     void *mem; /* queues and entries */
     size_t mem_size;
-    unsigned cq;        /* completions that they have room for */
-    bool cq_short;      /* which was not enough */
-    bool cq_tried;      /* to get more */
-    unsigned ngroups;   /* sockets' own */
-    bool group_news;    /* the next tick may find one of them that can be given back */
-    unsigned sweep_at;  /* so many of them are worth a look for those that nobody uses */
     int64_t squeeze_at; /* when to look next for pinned buffers, CLOCK_MONOTONIC ns */
     uint64_t bytes;     /* since the last tick */
-    bool tick_armed, ticked;
-    struct pbs_sock *fat[PBS_RING_FAT]; /* that may hold more than one socket should */
-    unsigned nfat;
     struct pbs_thread *owner;
     uint64_t last_rid;
-    unsigned armed;  /* requests in the kernel */
-    bool cancelling; /* revoked requests were cancelled and may not have ended yet */
     struct pbs_watch *watches;
-    bool kick_armed;
-    bool kickable;        /* false: the kernel has no FUTEX_WAIT in rings */
+    struct pbs_sock *fat[PBS_RING_FAT]; /* that may hold more than one socket should */
+    unsigned nfat;
+    unsigned cq;          /* completions that the queues have room for */
+    unsigned ngroups;     /* sockets' own */
+    unsigned sweep_at;    /* so many of them are worth a look for those that nobody uses */
+    unsigned armed;       /* requests in the kernel */
     unsigned sleep_flags; /* of an enter that sleeps, beside the usual ones */
+    bool cancelling;      /* revoked requests were cancelled and may not have ended yet */
+    bool kick_armed;
+    bool kickable; /* false: the kernel has no FUTEX_WAIT in rings */
+    bool tick_armed, ticked;
+    bool cq_short;   /* there was not room enough */
+    bool cq_tried;   /* to get more */
+    bool group_news; /* the next tick may find a group that can be given back */
 
     struct pbs_lock lock;                 /* guards socks, near, revoked, groups and overs */
     struct pbs_pbuf *groups;              /* sockets' own; owner changes it */
