@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "leg.h"
 #include "proc.h"
 #include "tcp.h"
 #include "test.h"
@@ -85,8 +86,10 @@ static int cycles_main(int argc, char **argv)
     }
     printf("%d cycles in %lld ms\n", cycles, (long long)(now_ms() - begin));
     CHECK_EQ(count_fds(), fds);
-    if (!TEST_ASAN && !TEST_TSAN) /* a sanitizer maps memory of its own as it goes */
-        CHECK_EQ(count_maps(), maps);
+    /* In leg inc the standing connection has buffers of its own, which come and go. A sanitizer maps memory of
+     * its own as it goes. */
+    if (!TEST_ASAN && !TEST_TSAN && count_maps() > maps + (leg_is("inc") ? 20 : 0))
+        FAIL("%d mappings, and %d after the first cycles", count_maps(), maps);
     pair_close(&standing);
     close(listener);
     return 0;
