@@ -146,10 +146,11 @@ static void check_home(void)
 /* Ids for two: the third shares, is served all the same, and gets one when another has been given back. */
 static void test_group_ids_used_up_others_share(void **state)
 {
-    uint32_t limit = ring ? ring->bgids.limit : 0;
+    uint32_t limit;
 
     (void)state;
     need_ring();
+    limit = ring->bgids.limit;
     pbs_conf.groups = PBS_GROUPS_SOCKET;
     ring->bgids.limit = 3; /* the shared group has one */
     for (unsigned round = 0; round < 100; round++) {
@@ -191,12 +192,13 @@ static void take_turns(struct conn *c, unsigned from, unsigned to)
 
 static void test_headers_used_up_bytes_are_moved_out(void **state)
 {
-    unsigned most = ring ? ring->pieces.most : 0;
+    unsigned most;
     struct conn c[2];
     uint64_t moved;
 
     (void)state;
     need_ring();
+    most = ring->pieces.most;
     for (int k = 0; k < 2; k++) {
         c[k] = conn_open();
         conn_arm(&c[k]);
@@ -217,11 +219,12 @@ static void test_headers_used_up_bytes_are_moved_out(void **state)
 /* Nor is there memory to move them to: nothing more comes, and what is behind stays in the kernel. */
 static void test_headers_and_memory_used_up_the_kernel_keeps_the_rest(void **state)
 {
-    unsigned most = ring ? ring->pieces.most : 0;
+    unsigned most;
     struct conn c[2];
 
     (void)state;
     need_ring();
+    most = ring->pieces.most;
     for (int k = 0; k < 2; k++) {
         c[k] = conn_open();
         conn_arm(&c[k]);
