@@ -181,12 +181,12 @@ static void linger(struct pbs_thread *self, int fd, int seconds)
 }
 
 /*
- * Bytes are held that will be dropped: while the number still stood for the connection, a receive of
- * another thread would get from the kernel those that come after them. It waits for the lock.
+ * Bytes are held that will be dropped, or the connection has been ended: while the number still stood for it,
+ * a receive of another thread would get from the kernel what comes after those, or the end. It waits for the
+ * lock. The close does not linger.
  */
-static void close_now(int fd, struct pbs_closing *call)
+static void close_now(struct pbs_closing *call)
 {
-    reset_at_close(fd); /* and so it does not linger */
     if (!call)
         return;
     call->result = pbs_sys3(call->nr, call->args[0], call->args[1], call->args[2]);
@@ -204,10 +204,14 @@ static int last_close(struct pbs_sock *s, int fd, bool missed, struct pbs_closin
 
     owner = s->armed ? s->ring->owner : NULL;
     /* A sleeper's reference keeps it open, as in the kernel. */
-    if (alone && owner && s->call != owner->call)
+    if (alone && owner && s->call != owner->call) {
         seconds = end_now(s, fd);
-    else if (pbs_gate_leave(&s->file) && !missed && pbs_sock_unread(s) && !pbs_user_confined)
-        close_now(fd, call);
+        if (!seconds)
+            close_now(call);
+    } else if (pbs_gate_leave(&s->file) && !missed && pbs_sock_unread(s) && !pbs_user_confined) {
+        reset_at_close(fd);
+        close_now(call);
+    }
     pbs_items_drop(s);
     pbs_fdtab_clear(fd, &s->file);
     pbs_sock_drop(s, s->held, pbs_ring_home, s);

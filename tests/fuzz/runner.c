@@ -161,7 +161,7 @@ static void read_symbols(void)
         dlsym(RTLD_DEFAULT, "__sanitizer_symbolize_pc");
     char name[100];
 
-    if (symbolize)
+    if (symbolize && dlsym(RTLD_DEFAULT, "__tsan_init"))
         symbolize(__builtin_return_address(0), "%f", name, sizeof(name));
 }
 
