@@ -7,9 +7,8 @@
 #include "conf.h"
 #include "mem.h"
 
-#define TOTAL                                                                                      \
-    16U /* buffers: it lends no more than a shared group does, and is never grown further */
-#define SWEEP 8U /* so many groups, and as many again as are in use, before a look at all */
+#define TOTAL 16U /* buffers: no more than a shared group lends, with the default sizes */
+#define SWEEP 8U  /* so many groups, and as many again as are in use, before a look at all */
 
 static int make(struct pbs_ring *r, struct pbs_pbuf *g)
 {
