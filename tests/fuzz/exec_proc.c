@@ -68,6 +68,7 @@ static void do_exec(struct fz_slot *s, const struct fz_op *op)
     const char *via = fz_str(op, "via", "execv");
     char slot[16], proc[16], serve[] = "serve";
     char *args[] = {(char *)my_path(), fz_sh->again, serve, slot, proc, NULL};
+    int ret;
 
     /* the image's only thread is its first one */
     if (!fz_proc && s != &fz_sh->slot[0])
@@ -76,7 +77,8 @@ static void do_exec(struct fz_slot *s, const struct fz_op *op)
     snprintf(proc, sizeof(proc), "%d", fz_proc);
     if (strcmp(via, "bad") != 0)
         drop_cloexec();
-    fz_result(s, become(via, args), errno);
+    ret = become(via, args);
+    fz_result(s, ret, errno);
 }
 
 /* In a new image: COUNT bytes of a connection, from standard input. */
