@@ -89,6 +89,21 @@ int pbs_ready_told(int r);
  * locked. */
 uint32_t pbs_ready_due(const struct pbs_item *it);
 
+/*
+ * What there is to report of an instance now. taken: its members' input is waited for in the ring, and the
+ * kernel is asked only if it has something to say; else it is asked if we have something. mark: if it is
+ * nothing, the real call comes next. Events, or -errno.
+ */
+int pbs_report(struct pbs_thread *self, struct pbs_epoll *set, int epfd, struct epoll_event *ev,
+               int max, bool taken, bool mark);
+
+/* Adds what we hold to the n events of a real wait, which has been made. */
+void pbs_report_add(struct pbs_thread *self, struct pbs_epoll *set, int epfd,
+                    struct epoll_event *ev, int n);
+
+/* What was held of its members has been read since: they are off the list. */
+void pbs_report_forget(struct pbs_thread *self, struct pbs_epoll *set);
+
 /* What we add to the kernel's bits for a caller that asks for events. */
 short pbs_ready_bits(struct pbs_file *f, short events);
 
