@@ -15,6 +15,7 @@
 #include "real.h"
 #include "share.h"
 #include "user.h"
+#include "visit.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
@@ -35,8 +36,10 @@ static PBS_COLD enum sender meet(int fd, struct pbs_file *f, struct pbs_sock **s
     if (f->kind != PBS_FILE_SOCK || pbs_guest())
         return PLAIN;
     if (!pbs_sock_error(s)) {
-        if (!s->armed || s->user == (pbs_self ? pbs_self->id : 0))
+        self = s->armed ? pbs_thread_get() : NULL;
+        if (!self || s->user == self->id)
             return PLAIN;
+        pbs_visit(self, s);
         *sock = s;
         return GUARDED;
     }
@@ -65,9 +68,9 @@ static inline bool is_well(struct pbs_file *f)
 }
 
 /*
- * PLAIN with a socket: the call that follows names it to a close by another thread and to the end of the
- * process, and after() ends that. Named, then attended, as who ends it asks for attention, then looks for
- * the name: a send is either seen or does not begin.
+ * With a socket: the call that follows names it to a close by another thread, if PLAIN to the end of the
+ * process, too, and after() ends that. Named, then attended, as who ends it asks for attention, then looks
+ * for the name: a send is either seen or does not begin.
  */
 static inline enum sender before(int fd, struct pbs_sock **sock)
 {
@@ -107,23 +110,21 @@ static void raise_sigpipe(void)
  * A guarded send gave r. EPIPE may stand for an error that the owner's ring has just consumed: ends
  * the adoption, so that it is known, and gives it. Else the signal that was held back is due.
  */
-static ssize_t settle(struct pbs_sock *s, ssize_t r, bool signal)
+static ssize_t settle(struct pbs_sock *s, int fd, ssize_t r, bool signal)
 {
-    struct pbs_thread *self;
+    struct pbs_thread *self = pbs_self;
     int err = 0;
 
     if (r >= 0 || errno != EPIPE)
         return r;
-    pbs_attend(); /* the process may be ending, and its connections with it */
-    self = pbs_thread_get();
-    if (self) {
+    if (pbs_fdtab_is(fd, &s->file))
         pbs_touch(self, s);
-        pbs_crit_enter(self);
-        pbs_lock(&s->file.lock);
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (pbs_fdtab_is(fd, &s->file))
         err = pbs_sock_take_error(s);
-        pbs_unlock(&s->file.lock);
-        pbs_crit_leave(self);
-    }
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
     if (!err && signal)
         raise_sigpipe();
     errno = err ? err : EPIPE;
@@ -141,7 +142,7 @@ static ssize_t settle(struct pbs_sock *s, ssize_t r, bool signal)
             r_ = after(s_, plain);                                                                 \
             break;                                                                                 \
         case GUARDED:                                                                              \
-            r_ = settle(s_, guarded, signal);                                                      \
+            r_ = settle(s_, fd, after(s_, guarded), signal);                                       \
             break;                                                                                 \
         case ERROR:                                                                                \
             break;                                                                                 \
@@ -220,13 +221,11 @@ static enum sender before_move(int fd, struct pbs_sock **named)
     struct pbs_sock *s = NULL;
     enum sender how = before(fd, &s);
 
-    *named = NULL;
-    if (how == GUARDED && pbs_thread_get()) {
+    if (how == GUARDED) {
         pbs_touch(pbs_self, s);
         how = before(fd, &s);
     }
-    if (how == PLAIN)
-        *named = s;
+    *named = s;
     return how == ERROR ? ERROR : PLAIN;
 }
 

@@ -4,10 +4,10 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "conf.h"
 #include "ghost.h"
+#include "visit.h"
 
 __thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
 atomic_int pbs_host;
@@ -139,26 +139,13 @@ static void reset_at_close(int fd)
 
 /*
  * The owner, another thread, is away from the shim: its revoked request keeps the file open beyond
- * the close. The peer sees the end now all the same: a reset if bytes are unread or SO_LINGER asks
- * for one, else FIN. Returns the seconds that this close has to linger for; the owner's must not.
+ * the close. The peer sees the end now all the same. Returns the seconds that this close has to linger
+ * for; the owner's must not.
  */
 static int end_now(struct pbs_sock *s, int fd)
 {
-    struct sockaddr unspec = {.sa_family = AF_UNSPEC};
-    struct linger l = {0}, none = {0};
-    socklen_t len = sizeof(l);
-    int queued = 0, seconds = 0;
+    int seconds = pbs_visit_end(fd, pbs_sock_unread(s));
 
-    pbs_sys3(SYS_ioctl, fd, FIONREAD, &queued);
-    pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_LINGER, &l, &len);
-    if (pbs_sock_unread(s) || queued > 0 || (l.l_onoff && !l.l_linger))
-        pbs_sys3(SYS_connect, fd, &unspec, sizeof(unspec));
-    else
-        pbs_sys2(SYS_shutdown, fd, SHUT_RDWR);
-    if (l.l_onoff) {
-        pbs_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
-        seconds = l.l_linger;
-    }
     pbs_items_leave_kernel(s); /* the kernel would take the members out with the file */
     return seconds;
 }
@@ -198,13 +185,16 @@ static void close_now(struct pbs_closing *call)
  * seconds to linger for. */
 static int last_close(struct pbs_sock *s, int fd, bool missed, struct pbs_closing *call)
 {
-    bool alone = !missed && pbs_gate_alone(&s->file);
-    struct pbs_thread *owner;
+    struct pbs_thread *owner = s->armed ? s->ring->owner : NULL;
+    bool away = owner && s->call != owner->call && !missed && pbs_gate_alone(&s->file);
     int seconds = 0;
 
-    owner = s->armed ? s->ring->owner : NULL;
     /* A sleeper's reference keeps it open, as in the kernel. */
-    if (alone && owner && s->call != owner->call) {
+    if (away && pbs_visit_leave(s, fd)) {
+        pbs_items_leave_kernel(s);
+        away = false;
+    }
+    if (away) {
         seconds = end_now(s, fd);
         if (!seconds)
             close_now(call);

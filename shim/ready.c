@@ -4,6 +4,7 @@
 
 #include "real.h"
 #include "user.h"
+#include "visit.h"
 
 int pbs_ready_told(int r)
 {
@@ -63,8 +64,8 @@ void pbs_ready_name(struct pbs_thread *self, int fd)
 {
     struct pbs_sock *s = (struct pbs_sock *)pbs_fdtab_find(fd);
 
-    if (s && s->file.kind == PBS_FILE_SOCK && s->user == self->id)
-        s->call = self->call;
+    if (s && s->file.kind == PBS_FILE_SOCK)
+        pbs_visit(self, s);
 }
 
 void pbs_ready_look_at(struct pbs_thread *self, int fd, struct pbs_file *f, bool urgent)

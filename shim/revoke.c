@@ -3,6 +3,8 @@
 
 #include <utlist.h>
 
+#include "visit.h"
+
 #define MAX_FINISH 64 /* enters to see cancelled requests end; each runs 20 items or more */
 
 static atomic_uint sweep;                /* one number for each pass over all rings */
@@ -236,6 +238,7 @@ void pbs_attend_slow(void)
         pbs_ring_drain(self->ring);
     if (self->ring)
         pbs_ring_tidy(self->ring);
+    pbs_visits_over(self);
     s = atomic_exchange(&self->broken, NULL);
     if (!s)
         return;

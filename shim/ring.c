@@ -331,9 +331,10 @@ void pbs_ring_end(struct pbs_thread *self)
     struct pbs_sock *s;
     bool stuck = false;
 
+    self->call++; /* one that was cancelled */
+    pbs_attend(); /* a wait that was broken off, and nobody has looked since */
     if (!r)
         return;
-    pbs_attend(); /* a wait that was broken off, and nobody has looked since */
     pbs_ring_cancel_all(r, PBS_WHY_exit);
     while (r->watches)
         pbs_ring_unwatch(r, r->watches);

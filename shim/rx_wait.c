@@ -2,6 +2,8 @@
 
 #include <errno.h>
 
+#include "visit.h"
+
 /* The last that knew of s, if nothing is armed and it was not put by somebody else. */
 static bool put_orphan(struct pbs_thread *self, struct pbs_sock *s, uint64_t life)
 {
@@ -65,8 +67,7 @@ void pbs_rx_begin_plain(struct pbs_thread *self, struct pbs_sock *s)
 {
     self->plain++;
     self->call++;
-    if (s->user == self->id) /* the owner's count alone can be compared with the owner's */
-        s->call = self->call;
+    pbs_visit(self, s);
 }
 
 enum pbs_armed pbs_rx_prepare(struct pbs_thread *self, struct pbs_sock *s, int fd, long long flags,

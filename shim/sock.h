@@ -109,6 +109,10 @@ struct pbs_sock {
      * that it is in it, and the kernel has a reference of its own to the file. */
     _Atomic(uint64_t) call;
 
+    /* Another thread that has begun such a call while a request was armed, and its `call` then (visit.h). */
+    _Atomic(struct pbs_thread *) visitor;
+    _Atomic(uint64_t) visit;
+
     /* Moves when it is put: what was remembered of it is another socket's then. */
     _Atomic(uint64_t) life;
 

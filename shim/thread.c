@@ -56,6 +56,7 @@ struct pbs_thread *pbs_thread_make(void)
 {
     struct pbs_thread *t;
     sigset_t all, old;
+    uint64_t call = 0;
 
     if (!have_key)
         return NULL;
@@ -69,15 +70,17 @@ struct pbs_thread *pbs_thread_make(void)
     if (t)
         spare = t->next;
     pbs_unlock(&list_lock);
-    if (t)
+    if (t) {
+        call = t->call;
         memset(t, 0, offsetof(struct pbs_thread, deferred_info));
-    else
+    } else {
         t = pbs_mem_get(sizeof(*t));
+    }
     if (!t)
         goto out;
     t->id = atomic_fetch_add(&last_id, 1) + 1;
     t->ready_epoch = 1;
-    t->call = 1; /* a record's 0 is no call */
+    t->call = call + 1; /* as of no record that remembers this block */
     t->dying = dying;
     pbs_lock(&list_lock);
     t->next = live;
@@ -167,5 +170,7 @@ void pbs_thread_reset(void)
     if (pbs_self) {
         pbs_self->next = pbs_self->prev = NULL;
         memset(&pbs_self->stats, 0, sizeof(pbs_self->stats));
+        for (unsigned i = 0; i < PBS_VISITS; i++)
+            pbs_self->visits[i] = 0; /* closed with the other ghosts */
     }
 }

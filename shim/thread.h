@@ -14,6 +14,7 @@
 #include "base.h"
 #include "stats.h"
 
+#define PBS_VISITS 4   /* of one call that are closed meanwhile */
 #define PBS_PROVED 128 /* entries of the cache of proved pages, a power of two */
 
 /* How the first handler that ran since the start of a wait was installed. */
@@ -61,6 +62,8 @@ struct pbs_thread {
     bool wait_quiet;
     /* The wait has made pthread_cancel act at once, and registered this clean-up for it. */
     __pthread_unwind_buf_t *cleanup;
+
+    atomic_int visits[PBS_VISITS]; /* numbers left to this thread, + 1; 0: free (visit.h) */
 
     char **left; /* an environment that a vfork child has left here (handover.c) */
     size_t left_size;
