@@ -72,6 +72,8 @@ struct pbs_ring {
     unsigned sweep_at;    /* so many of them are worth a look for those that nobody uses */
     unsigned armed;       /* requests in the kernel */
     unsigned sleep_flags; /* of an enter that sleeps, beside the usual ones */
+    unsigned news;        /* completions that a wait could be about, so far */
+    unsigned looked;      /* how many there were when the present sleep began */
     bool cancelling;      /* revoked requests were cancelled and may not have ended yet */
     bool kick_armed;
     bool kickable; /* false: the kernel has no FUTEX_WAIT in rings */
@@ -142,9 +144,9 @@ static inline bool pbs_ring_pending(const struct pbs_ring *r)
 
 /*
  * Enters the kernel once, without sleeping, and reaps. Cancels what was revoked first. Owner only,
- * no lock held. Returns the completions reaped.
+ * no lock held.
  */
-unsigned pbs_ring_drain(struct pbs_ring *r);
+void pbs_ring_drain(struct pbs_ring *r);
 
 /*
  * Sleeps until a completion comes, the deadline (CLOCK_MONOTONIC ns; 0: none) passes, a handler
@@ -289,9 +291,13 @@ void pbs_ring_reset(void);
 struct io_uring_sqe *pbs_ring_sqe(struct pbs_ring *r);
 void pbs_ring_submit(struct pbs_ring *r); /* alone: it runs no deferred work */
 bool pbs_ring_cancel_sqe(struct pbs_ring *r, uint64_t rid);
-unsigned pbs_ring_enter_now(struct pbs_ring *r);
-unsigned pbs_ring_reap(struct pbs_ring *r);
-void pbs_ring_reap_all(struct pbs_ring *r); /* and what found the queue full */
+/* Announces an enter and prepares what must come first: returns the entries to submit. In a critical
+ * section. */
+unsigned pbs_ring_announce(struct pbs_ring *r, bool kickable);
+void pbs_ring_enter_now(struct pbs_ring *r);
+/* True: something came beside the timer. all: also what found the queue full. */
+bool pbs_ring_reap(struct pbs_ring *r);
+bool pbs_ring_reap_all(struct pbs_ring *r);
 void pbs_ring_watch_fired(struct pbs_ring *r, uint64_t ud, unsigned flags);
 void pbs_ring_leave(struct pbs_ring *r);
 void pbs_ring_probe_kick(struct pbs_ring *r);

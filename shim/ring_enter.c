@@ -149,6 +149,8 @@ static void complete(struct pbs_ring *r, uint64_t rid, int res, unsigned flags)
          * so since whatever told this thread that it was ready. */
         pbs_sock_set_dry(s, flags & IORING_CQE_F_SOCK_NONEMPTY ? 0 : self->ready_epoch);
     }
+    if (res >= 0 || res == -ENOBUFS || !ring_error(-res))
+        r->news++;
     if (s->fresh_arm && res > 0)
         s->unverified = true;
     s->fresh_arm = false;
@@ -181,10 +183,10 @@ static bool overflowed(const struct pbs_ring *r)
     return io_uring_smp_load_acquire(r->uring.sq.kflags) & IORING_SQ_CQ_OVERFLOW;
 }
 
-unsigned pbs_ring_reap(struct pbs_ring *r)
+bool pbs_ring_reap(struct pbs_ring *r)
 {
     struct io_uring_cqe *cqe;
-    unsigned n = 0;
+    bool any = false;
 
     while ((cqe = oldest(r))) {
         uint64_t ud = cqe->user_data;
@@ -192,8 +194,9 @@ unsigned pbs_ring_reap(struct pbs_ring *r)
         int res = cqe->res;
 
         io_uring_cqe_seen(&r->uring, cqe);
-        n++;
+        any |= ud != PBS_UD_TICK;
         if (ud & PBS_UD_WATCH) {
+            r->news++;
             pbs_ring_watch_fired(r, ud, flags);
         } else if (ud >= PBS_UD_FIRST) {
             complete(r, ud, res, flags);
@@ -208,7 +211,7 @@ unsigned pbs_ring_reap(struct pbs_ring *r)
     }
     if (overflowed(r) && !r->cq_tried)
         r->cq_short = true;
-    return n;
+    return any;
 }
 
 /* Re-arms the kick with the value that was read before the list was looked at. */
@@ -229,8 +232,7 @@ static void arm_kick(struct pbs_ring *r, unsigned seen)
     r->kick_armed = true;
 }
 
-/* Announces the enter and prepares what must come first. In a critical section. */
-static unsigned announce(struct pbs_ring *r, bool kickable)
+unsigned pbs_ring_announce(struct pbs_ring *r, bool kickable)
 {
     unsigned kick;
 
@@ -255,92 +257,38 @@ void pbs_ring_leave(struct pbs_ring *r)
 
 /* Enters without sleeping. In a critical section. Completions that found the queue full are fetched, too:
  * their bytes are neither held nor in the socket, and nobody may look at the one and then at the other. */
-unsigned pbs_ring_enter_now(struct pbs_ring *r)
+void pbs_ring_enter_now(struct pbs_ring *r)
 {
-    unsigned n = 0, enters = 0;
+    unsigned enters = 0;
 
     do {
-        unsigned todo = announce(r, false);
+        unsigned todo = pbs_ring_announce(r, false);
 
         pbs_enter_call(SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 0,
                        IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING, 0, 0, &no_signal);
         pbs_count(r->owner, kernel_entries);
-        n += pbs_ring_reap(r);
+        pbs_ring_reap(r);
     } while (pbs_unlikely(overflowed(r)) && ++enters < MAX_FETCHES);
-    return n;
 }
 
-/* The same after a sleep. */
-void pbs_ring_reap_all(struct pbs_ring *r)
+bool pbs_ring_reap_all(struct pbs_ring *r)
 {
-    pbs_ring_reap(r);
+    bool any = pbs_ring_reap(r);
+
     if (pbs_unlikely(overflowed(r)))
         pbs_ring_enter_now(r);
+    return any;
 }
 
-unsigned pbs_ring_drain(struct pbs_ring *r)
+void pbs_ring_drain(struct pbs_ring *r)
 {
     struct pbs_thread *self = r->owner;
-    unsigned n;
 
     pbs_crit_enter(self);
-    n = pbs_ring_enter_now(r);
+    pbs_ring_enter_now(r);
     pbs_ring_finish_revokes(r);
     pbs_ring_leave(r);
     pbs_crit_leave(self);
-    return n;
-}
-
-int pbs_ring_wait(struct pbs_ring *r, int64_t deadline, bool submit_first, const sigset_t *mask)
-{
-    struct pbs_thread *self = r->owner;
-    struct __kernel_timespec ts;
-    struct io_uring_getevents_arg arg = {
-        .ts = deadline ? (uintptr_t)&ts : 0, .sigmask = (uintptr_t)mask, .sigmask_sz = _NSIG / 8};
-    bool ext = deadline || mask;
-    unsigned todo;
-    long ret = 0;
-    bool nudged;
-
-    if (pbs_unlikely(r->cq_short)) {
-        pbs_ring_make_room(r);
-        return 0;
-    }
-    pbs_crit_enter(self);
-    todo = announce(r, true);
-    nudged = atomic_load(&r->nudged) && atomic_exchange(&r->nudged, false);
-    if (todo && submit_first) {
-        pbs_ring_submit(r);
-        todo = 0;
-    }
-    if (deadline) {
-        int64_t left = deadline - pbs_now_ns();
-
-        if (left < 0)
-            left = 0; /* what is there is brought all the same */
-        ts.tv_sec = left / 1000000000;
-        ts.tv_nsec = left % 1000000000;
-    }
-    if (atomic_load_explicit(&self->wait_signal, memory_order_relaxed))
-        ret = -EINTR;
-    if (!ret && !nudged) {
-        pbs_crit_leave(self);
-        ret = pbs_sleep_call(self, SYS_io_uring_enter, r->uring.enter_ring_fd, todo, 1,
-                             IORING_ENTER_GETEVENTS | IORING_ENTER_REGISTERED_RING |
-                                 (ext ? IORING_ENTER_EXT_ARG : 0) | r->sleep_flags,
-                             ext ? (long)&arg : 0, ext ? sizeof(arg) : 0);
-        pbs_crit_enter(self);
-        pbs_count(self, kernel_entries);
-    }
-    if (pbs_unlikely(self->ring != r)) { /* a handler forked: here is its child, without a ring */
-        pbs_crit_leave(self);
-        return -EINTR;
-    }
-    pbs_ring_reap_all(r);
-    pbs_ring_finish_revokes(r);
-    pbs_ring_leave(r);
-    pbs_crit_leave(self);
-    return ret == -EINTR || ret == -ETIME ? (int)ret : 0;
 }
 
 void pbs_ring_cancel(struct pbs_ring *r, struct pbs_sock *s, enum pbs_reason why)
