@@ -68,9 +68,18 @@ static void settle(struct pbs_sock *s)
 /* Up to n bytes to dst, which is proved for them. s locked. */
 static void take(struct pbs_sock *s, struct pbs_dst *dst, size_t n, bool discard)
 {
+    size_t front = s->held < n ? s->held : n, left = dst->left;
     const uint8_t *data;
 
-    n = pbs_spill_claim(s->spill, n, &data);
+    /* Bytes that a call of ours has taken out and not given yet are in front. */
+    if (discard) {
+        pbs_dst_advance(dst, pbs_sock_drop(s, front, pbs_ring_home, s));
+    } else if (front) {
+        dst->left = front;
+        pbs_sock_take(s, dst, pbs_ring_home, s);
+        dst->left = left - front;
+    }
+    n = pbs_spill_claim(s->spill, n - front, &data);
     if (discard) {
         pbs_dst_advance(dst, n);
         return;
@@ -81,7 +90,7 @@ static void take(struct pbs_sock *s, struct pbs_dst *dst, size_t n, bool discard
 ssize_t pbs_rx_spilled(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                        long long flags)
 {
-    size_t n = pbs_spill_left(s->spill);
+    size_t n = pbs_sock_unread(s);
     ssize_t r = 0;
 
     if (n > dst->left)
@@ -108,11 +117,12 @@ out:
 void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst, size_t skip)
 {
     const uint8_t *data = NULL;
-    size_t n = s->spill ? pbs_spill_look(s->spill, &data) : 0, gone = skip < n ? skip : n;
+    size_t n = s->spill ? pbs_spill_look(s->spill, &data) : 0, front = s->held;
 
-    if (n > gone)
-        pbs_dst_fill(dst, data + gone, n - gone);
-    pbs_sock_peek(s, dst, skip - gone);
+    pbs_sock_peek(s, dst, skip);
+    skip -= skip < front ? skip : front;
+    if (n > skip)
+        pbs_dst_fill(dst, data + skip, n - skip);
 }
 
 void pbs_rx_settle(struct pbs_sock *s)

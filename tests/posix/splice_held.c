@@ -4,6 +4,7 @@
  */
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sendfile.h>
@@ -147,6 +148,36 @@ static void test_splice_into_a_full_pipe_loses_nothing(void)
     }
 }
 
+/* Bytes that a refused splice had before it in its hands are still in front of those behind them. */
+static void test_splice_refused_after_a_fork_keeps_the_order(void)
+{
+    for (int broken = 0; broken < 2; broken++) {
+        struct pair p = pair_open_held(8000);
+        pid_t pid = MUST(fork());
+        int ends[2];
+
+        if (pid == 0)
+            _exit(0);
+        check_child(pid);
+        signal(SIGPIPE, SIG_IGN);
+        MUST(pipe2(ends, O_NONBLOCK));
+        while (!broken && write(ends[1], buf, sizeof(buf)) > 0)
+            ;
+        if (broken)
+            close(ends[0]);
+        CHECK_ERR(splice(p.us, NULL, ends[1], NULL, 8000, SPLICE_F_NONBLOCK),
+                  broken ? EPIPE : EAGAIN);
+        CHECK_EQ(recv(p.us, buf, 8000, MSG_PEEK), 8000);
+        check_ahead(&p, buf, 0, 8000);
+        take(&p, 8000);
+        check_empty(p.us);
+        if (!broken)
+            close(ends[0]);
+        close(ends[1]);
+        pair_close(&p);
+    }
+}
+
 static void test_refused_calls_leave_the_bytes(void)
 {
     struct pair p = pair_open_held(50);
@@ -230,6 +261,7 @@ const struct test_case test_cases[] = {
     CASE(test_splice_waits_for_bytes),
     CASE(test_splice_empty_is_eagain_and_at_the_end_zero),
     CASE(test_splice_into_a_full_pipe_loses_nothing),
+    CASE(test_splice_refused_after_a_fork_keeps_the_order),
     CASE(test_refused_calls_leave_the_bytes),
     CASE(test_relay_through_a_pipe_with_tee),
     CASE(test_splice_in_the_child_then_reads_in_the_parent),
