@@ -89,6 +89,26 @@ static void test_splice_takes_what_came_first_first(void)
     }
 }
 
+/* One call takes all that has arrived, held or not, as far as the pipe has room. */
+static void test_splice_takes_what_is_behind_the_held_bytes(void)
+{
+    for (size_t way = 0; way < COUNT_OF(ways); way++) {
+        for (int where = 0; where < WHERES; where++) {
+            struct pair p = pair_open_with((enum where)where, 2000);
+            int ends[2];
+
+            MUST(pipe(ends));
+            CHECK_EQ(ways[way](p.us, ends[1], 4096, 0), 2000);
+            CHECK_EQ(read(ends[0], buf, sizeof(buf)), 2000);
+            check_next(&p, buf, 2000);
+            check_empty(p.us);
+            close(ends[0]);
+            close(ends[1]);
+            pair_close(&p);
+        }
+    }
+}
+
 /* SPLICE_F_NONBLOCK is about the pipe: the connection waits all the same. */
 static void test_splice_waits_for_bytes(void)
 {
@@ -148,6 +168,36 @@ static void test_splice_into_a_full_pipe_loses_nothing(void)
     }
 }
 
+/* A call that finds some room takes what fits and does not wait for more of it: the same thread may
+ * be the one that empties the pipe. */
+static void test_splice_into_a_nearly_full_pipe_does_not_wait(void)
+{
+    static const unsigned flags[] = {0, SPLICE_F_NONBLOCK};
+
+    for (size_t way = 0; way < COUNT_OF(ways); way++) {
+        for (size_t f = 0; f < COUNT_OF(flags); f++) {
+            struct pair p = pair_open_held(8000);
+            int ends[2], room;
+            ssize_t n;
+
+            MUST(pipe(ends));
+            room = MUST(fcntl(ends[1], F_SETPIPE_SZ, 16384));
+            CHECK_EQ(write(ends[1], buf, (size_t)room - 4096), room - 4096);
+            n = ways[way](p.us, ends[1], 8000, flags[f]);
+            CHECK(n > 0 && n <= 8000);
+            for (int left = room - 4096; left;)
+                left -= (int)MUST(read(ends[0], buf, left < 8192 ? (size_t)left : 8192));
+            CHECK_EQ(read(ends[0], buf, sizeof(buf)), n);
+            check_next(&p, buf, (size_t)n);
+            take(&p, 8000 - (size_t)n);
+            check_empty(p.us);
+            close(ends[0]);
+            close(ends[1]);
+            pair_close(&p);
+        }
+    }
+}
+
 /* Bytes that a refused splice had before it in its hands are still in front of those behind them. */
 static void test_splice_refused_after_a_fork_keeps_the_order(void)
 {
@@ -178,6 +228,35 @@ static void test_splice_refused_after_a_fork_keeps_the_order(void)
     }
 }
 
+static void empty_pipe(void *arg)
+{
+    static uint8_t page[4096];
+
+    CHECK_EQ(read(*(int *)arg, page, sizeof(page)), sizeof(page));
+}
+
+static void test_splice_waits_for_room_in_the_pipe(void)
+{
+    for (size_t way = 0; way < COUNT_OF(ways); way++) {
+        struct pair p = pair_open_held(100);
+        struct later l;
+        int ends[2];
+
+        MUST(pipe(ends));
+        MUST(fcntl(ends[1], F_SETPIPE_SZ, 4096));
+        CHECK_EQ(write(ends[1], buf, 4096), 4096);
+        later(&l, empty_pipe, &ends[0]);
+        CHECK_EQ(ways[way](p.us, ends[1], 100, 0), 100);
+        CHECK(later_join(&l));
+        CHECK_EQ(read(ends[0], buf, sizeof(buf)), 100);
+        check_next(&p, buf, 100);
+        check_empty(p.us);
+        close(ends[0]);
+        close(ends[1]);
+        pair_close(&p);
+    }
+}
+
 static void test_refused_calls_leave_the_bytes(void)
 {
     struct pair p = pair_open_held(50);
@@ -188,6 +267,7 @@ static void test_refused_calls_leave_the_bytes(void)
     CHECK_ERR(splice(p.us, &at, ends[1], NULL, 10, 0), EINVAL);
     CHECK_ERR(splice(p.us, NULL, file, NULL, 10, 0), EINVAL);
     CHECK_ERR(splice(p.us, NULL, -1, NULL, 10, 0), EBADF);
+    CHECK_ERR(splice(p.us, NULL, ends[0], NULL, 10, SPLICE_F_NONBLOCK), EBADF);
     CHECK_ERR(splice(p.us, NULL, ends[1], NULL, 10, 0x1000), EINVAL);
     CHECK_EQ(splice(p.us, NULL, ends[1], NULL, 0, 0), 0);
     CHECK_ERR(tee(p.us, ends[1], 10, 0), EINVAL);
@@ -258,10 +338,13 @@ static void test_splice_in_the_child_then_reads_in_the_parent(void)
 
 const struct test_case test_cases[] = {
     CASE(test_splice_takes_what_came_first_first),
+    CASE(test_splice_takes_what_is_behind_the_held_bytes),
     CASE(test_splice_waits_for_bytes),
     CASE(test_splice_empty_is_eagain_and_at_the_end_zero),
     CASE(test_splice_into_a_full_pipe_loses_nothing),
+    CASE(test_splice_into_a_nearly_full_pipe_does_not_wait),
     CASE(test_splice_refused_after_a_fork_keeps_the_order),
+    CASE(test_splice_waits_for_room_in_the_pipe),
     CASE(test_refused_calls_leave_the_bytes),
     CASE(test_relay_through_a_pipe_with_tee),
     CASE(test_splice_in_the_child_then_reads_in_the_parent),
