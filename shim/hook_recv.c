@@ -206,6 +206,7 @@ static ssize_t receive_msg(int fd, struct pbs_file *f, struct msghdr *msg, long 
 {
     struct pbs_thread *self = pbs_thread_get();
     struct pbs_dst dst;
+    size_t room;
     ssize_t r;
 
     /* What the kernel would refuse it refuses before it takes a byte: let it. */
@@ -223,8 +224,11 @@ static ssize_t receive_msg(int fd, struct pbs_file *f, struct msghdr *msg, long 
         return -EFAULT; /* found out afterwards by the kernel too: the bytes are gone */
     if (msg->msg_name)
         msg->msg_namelen = 0;
+    room = msg->msg_controllen;
     msg->msg_controllen = 0;
     msg->msg_flags = (int)flags & MSG_CMSG_CLOEXEC;
+    if (pbs_unlikely(((struct pbs_sock *)f)->state != PBS_ADOPTED) && pbs_fdtab_is(fd, f))
+        pbs_rx_tell_left(self, (struct pbs_sock *)f, fd, msg, room);
     return r;
 }
 

@@ -144,6 +144,11 @@ bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 /* An error that a plain call of ours took from the socket: it belongs to the next call. */
 void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r);
 
+/* msg was filled by a receive, but for its control part, which has room for `room` bytes: what TCP_INQ,
+ * set since the bytes were held, asks for is put there. */
+void pbs_rx_tell_left(struct pbs_thread *self, struct pbs_sock *s, int fd, struct msghdr *msg,
+                      size_t room);
+
 /* ---- bytes in shared memory (rx_spill.c); s locked unless said otherwise ---- */
 
 /* How much room a spill of what s holds may need; 0: it holds nothing of its own. Not locked. image:

@@ -1,13 +1,20 @@
 /* What surrounds a receive: buffers that fault, plain calls beside it, looking without taking. */
 #include <errno.h>
 #include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 #include "conf.h"
 #include "mem.h"
 #include "real.h"
 #include "rx.h"
+
+#ifndef TCP_INQ
+#define TCP_INQ 36
+#endif
 
 bool pbs_rx_prove(struct pbs_thread *self, const struct pbs_dst *dst, size_t n)
 {
@@ -121,6 +128,53 @@ void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r)
 {
     if (r < 0 && r != -EAGAIN && r != -EFAULT && r != -EBADF && r != -ENOTCONN && r != -EINTR)
         atomic_store(&s->error, (int)-r);
+}
+
+/* The kernel's word for what it has queued: what a receive of nothing tells (TCP_INQ). A FIN counts. */
+static int left_behind(struct pbs_sock *s, int fd)
+{
+    union {
+        char room[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr head;
+    } control;
+    struct msghdr msg = {.msg_control = &control, .msg_controllen = sizeof(control)};
+    struct cmsghdr *c;
+    int n = 0;
+    ssize_t r = pbs_sys3(SYS_recvmsg, fd, &msg, MSG_DONTWAIT | MSG_PEEK);
+
+    pbs_rx_keep_error(s, r);
+    c = r < 0 ? NULL : CMSG_FIRSTHDR(&msg);
+    if (c && c->cmsg_level == IPPROTO_TCP && c->cmsg_type == TCP_INQ)
+        memcpy(&n, CMSG_DATA(c), sizeof(n));
+    return n;
+}
+
+void pbs_rx_tell_left(struct pbs_thread *self, struct pbs_sock *s, int fd, struct msghdr *msg,
+                      size_t room)
+{
+    struct cmsghdr head = {
+        .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = IPPROTO_TCP, .cmsg_type = TCP_INQ};
+    char text[CMSG_SPACE(sizeof(int))] = {0};
+    int on = 0, left;
+    socklen_t len = sizeof(on);
+
+    if (pbs_sys5(SYS_getsockopt, fd, IPPROTO_TCP, TCP_INQ, &on, &len) || !on)
+        return;
+    left = left_behind(s, fd) + (int)pbs_sock_unread(s);
+    if (!msg->msg_control || room < head.cmsg_len)
+        msg->msg_flags |= MSG_CTRUNC;
+    if (!msg->msg_control || room < sizeof(head))
+        return;
+    if (room < head.cmsg_len)
+        head.cmsg_len = room;
+    if (room > sizeof(text))
+        room = sizeof(text);
+    if (!pbs_user_writable(self, msg->msg_control, room))
+        return;
+    memcpy(text, &head, sizeof(head));
+    memcpy(text + CMSG_LEN(0), &left, sizeof(left));
+    memcpy(msg->msg_control, text, head.cmsg_len);
+    msg->msg_controllen = room;
 }
 
 ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,

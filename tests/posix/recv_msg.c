@@ -2,6 +2,8 @@
  * recvmsg, recvmmsg and the calls that take vectors: what they write beside the bytes, how a batch
  * of messages ends, and what they refuse.
  */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -10,6 +12,10 @@
 #include "asleep.h"
 #include "tcp.h"
 #include "test.h"
+
+#ifndef TCP_INQ
+#define TCP_INQ 36
+#endif
 
 static uint8_t buf[4096];
 
@@ -32,6 +38,68 @@ static void test_recvmsg_noname_leaves_namelen(void)
         p.got += 5;
         CHECK_EQ(msg.msg_flags, 0);
         take(&p, 5);
+        pair_close(&p);
+    }
+}
+
+/* Receives n bytes and what TCP_INQ tells, into a control part of `room` bytes: how much of that is filled. */
+static size_t recv_left(struct pair *p, size_t n, int flags, size_t room, int *left, int *msg_flags)
+{
+    union {
+        char bytes[64];
+        struct cmsghdr head;
+    } control = {.bytes = {0}};
+    struct iovec v = {buf, n};
+    struct msghdr msg = {.msg_iov = &v,
+                         .msg_iovlen = 1,
+                         .msg_control = room ? &control : NULL,
+                         .msg_controllen = room};
+
+    CHECK_EQ(recvmsg(p->us, &msg, flags), n);
+    check_ahead(p, buf, 0, n);
+    if (!(flags & MSG_PEEK))
+        p->got += n;
+    *msg_flags = msg.msg_flags;
+    *left = -1;
+    if (msg.msg_controllen >= CMSG_LEN(sizeof(int))) {
+        CHECK_EQ(control.head.cmsg_len, CMSG_LEN(sizeof(int)));
+        CHECK_EQ(control.head.cmsg_level, IPPROTO_TCP);
+        CHECK_EQ(control.head.cmsg_type, TCP_INQ);
+        memcpy(left, CMSG_DATA(&control.head), sizeof(*left));
+    }
+    return msg.msg_controllen;
+}
+
+/* TCP_INQ is set when bytes are held already: each recvmsg() tells what is left, wherever that is. */
+static void test_recvmsg_tells_what_is_left_when_asked_late(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with(where, 40);
+        int on = 1, left, flags;
+
+        MUST(setsockopt(p.us, IPPROTO_TCP, TCP_INQ, &on, sizeof(on)));
+        CHECK_EQ(recv_left(&p, 5, MSG_PEEK, 64, &left, &flags), CMSG_SPACE(sizeof(int)));
+        CHECK_EQ(left, 40);
+        CHECK_EQ(flags, 0);
+        CHECK_EQ(recv_left(&p, 5, 0, CMSG_LEN(sizeof(int)), &left, &flags), CMSG_LEN(sizeof(int)));
+        CHECK_EQ(left, 35);
+        CHECK_EQ(flags, 0);
+        CHECK_EQ(recv_left(&p, 5, 0, CMSG_LEN(0) + 2, &left, &flags), CMSG_LEN(0) + 2);
+        CHECK_EQ(flags, MSG_CTRUNC);
+        CHECK_EQ(recv_left(&p, 5, 0, CMSG_LEN(0) - 2, &left, &flags), 0);
+        CHECK_EQ(flags, MSG_CTRUNC);
+        CHECK_EQ(recv_left(&p, 5, 0, 0, &left, &flags), 0);
+        CHECK_EQ(flags, MSG_CTRUNC);
+        put(&p, 10);
+        recv_left(&p, 1, 0, 64, &left, &flags);
+        CHECK_EQ(left, 29);
+        peer_fin(&p);
+        recv_left(&p, 19, 0, 64, &left, &flags);
+        CHECK_EQ(left, 11); /* the end counts as one */
+        recv_left(&p, 10, 0, 64, &left, &flags);
+        CHECK_EQ(left, 1);
+        recv_left(&p, 0, 0, 64, &left, &flags);
+        CHECK_EQ(left, 1);
         pair_close(&p);
     }
 }
@@ -313,6 +381,7 @@ static void test_receive_into_itself_works(void)
 
 const struct test_case test_cases[] = {
     CASE(test_recvmsg_noname_leaves_namelen),
+    CASE(test_recvmsg_tells_what_is_left_when_asked_late),
     CASE(test_recvmsg_at_eof_and_error_leaves_fields_as_tcp_does),
     CASE(test_recvmmsg_takes_as_many_as_there_are),
     CASE(test_recvmmsg_blocks_for_each_message),
