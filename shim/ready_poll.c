@@ -33,6 +33,19 @@ static void begin_poll(struct pbs_thread *self, const struct pollfd *fds, nfds_t
         pbs_ready_name(self, fds[i].fd);
 }
 
+/*
+ * A signal that comes while the kernel is asked without a wait makes EINTR of its "nothing". Where
+ * something is ready it looks at no signal, and what we hold is: its part of the answer is "nothing".
+ */
+static bool interrupted(int *r, int errno_before)
+{
+    if (*r >= 0 || errno != EINTR)
+        return false;
+    *r = 0;
+    errno = errno_before;
+    return true;
+}
+
 /* All that is waited for, if it can be waited for in this thread's ring. 0: no. */
 static unsigned seats_of_poll(struct pbs_thread *self, const struct pollfd *fds, nfds_t n,
                               struct pbs_seat *v)
@@ -89,7 +102,8 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, struct pbs_span *span, const s
                     int *r)
 {
     struct pbs_thread *self = pbs_thread_get();
-    bool any = false;
+    bool any = false, signalled;
+    int saved = errno;
 
     if (!self)
         return false;
@@ -114,8 +128,9 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, struct pbs_span *span, const s
     pbs_crit_leave(self);
     if (!any)
         return false;
-    *r = pbs_ready_told(real.poll(fds, n, 0));
-    if (*r < 0)
+    *r = real.poll(fds, n, 0);
+    signalled = interrupted(r, saved); /* revents are 0 then */
+    if (pbs_ready_told(*r) < 0)
         return true;
     for (nfds_t i = 0; i < n; i++) {
         struct pbs_file *f = pbs_fdtab_find(fds[i].fd);
@@ -127,6 +142,11 @@ bool pbs_ready_poll(struct pollfd *fds, nfds_t n, struct pbs_span *span, const s
     }
     if (*r)
         return true;
+    if (signalled) {
+        errno = EINTR;
+        *r = -1;
+        return true;
+    }
     begin_poll(self, fds, n); /* a handler has read it all meanwhile */
     return false;
 }
@@ -218,6 +238,15 @@ static unsigned seats_of_select(struct pbs_thread *self, int n, const fd_set *rd
     return k;
 }
 
+static void clear_sets(fd_set *rd, fd_set *wr, fd_set *ex, size_t size)
+{
+    fd_set *const sets[] = {rd, wr, ex};
+
+    for (int i = 0; i < 3; i++)
+        if (sets[i])
+            memset(sets[i], 0, size);
+}
+
 static bool serve_select(struct pbs_thread *self, int n, fd_set *rd, fd_set *wr, fd_set *ex,
                          struct pbs_span *span, const sigset_t *mask, int *r)
 {
@@ -234,12 +263,7 @@ static bool serve_select(struct pbs_thread *self, int n, fd_set *rd, fd_set *wr,
         *r = -1;
         return true;
     }
-    /* Whatever was put there while we slept. */
-    memset(rd, 0, size);
-    if (wr)
-        memset(wr, 0, size);
-    if (ex)
-        memset(ex, 0, size);
+    clear_sets(rd, wr, ex, size); /* whatever was put there while we slept */
     for (unsigned i = 0; i < k; i++) {
         /* Any bit makes it readable, POLLNVAL of a number that was closed meanwhile too. */
         if (verdict == PBS_SERVED_READY && v[i].bits) {
@@ -250,13 +274,24 @@ static bool serve_select(struct pbs_thread *self, int n, fd_set *rd, fd_set *wr,
     return true;
 }
 
+/* The kernel's part of an answer, without a wait. */
+static int ask_select(int n, fd_set *rd, fd_set *wr, fd_set *ex)
+{
+    size_t size = ((size_t)clip(n) + 63) / 64 * 8;
+    struct timeval zero = {0, 0};
+    int saved = errno, r = real.select(n, rd, wr, ex, &zero);
+
+    if (interrupted(&r, saved)) /* the sets are as they were */
+        clear_sets(rd, wr, ex, size);
+    return pbs_ready_told(r);
+}
+
 bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, struct pbs_span *span,
                       const sigset_t *mask, int *answer)
 {
     struct pbs_thread *self = pbs_thread_get();
     int end = clip(n), words = (end + 63) / 64;
     uint64_t few[2 * FEW] = {0}, *add_r = few, *add_w, *many = NULL;
-    struct timeval zero = {0, 0};
     bool any = false;
 
     if (self && words > FEW)
@@ -293,7 +328,7 @@ bool pbs_ready_select(int n, fd_set *r, fd_set *w, fd_set *e, struct pbs_span *s
     }
     pbs_crit_leave(self);
     if (any)
-        *answer = pbs_ready_told(real.select(n, r, w, e, &zero));
+        *answer = ask_select(n, r, w, e);
     for (int fd = 0; fd < end && any && *answer >= 0; fd++) {
         if ((add_r[fd / 64] >> fd % 64 & 1) && !FD_ISSET(fd, r)) {
             FD_SET(fd, r);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/select.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -245,6 +246,40 @@ static void test_timer_storm_during_bytewise_reads_none_lost_none_twice(void)
     pair_close(&p);
 }
 
+/* A signal ends no wait for what is readable: it is told of that first, and the handler runs as well. */
+static void test_timer_storm_what_is_readable_is_told_not_eintr(void)
+{
+    struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR1};
+    struct itimerspec every = {{0, 20000}, {0, 20000}};
+    struct pair p = pair_open_held(10);
+    int64_t until = now_ms() + 2000;
+    timer_t timer;
+
+    catch_signal(SIGUSR1, 0);
+    ev._sigev_un._tid = my_tid();
+    MUST(timer_create(CLOCK_MONOTONIC, &ev, &timer));
+    MUST(timer_settime(timer, 0, &every, NULL));
+    for (int i = 0; i < 50000 && now_ms() < until; i++) {
+        /* The other end is nobody's to read from: the kernel has to be asked as well. */
+        struct pollfd both[2] = {{.fd = p.us, .events = POLLIN}, {.fd = p.peer, .events = POLLIN}};
+        struct timeval minute = {60, 0};
+        fd_set set;
+
+        CHECK_EQ(poll(both, 2, i % 2 ? -1 : 0), 1);
+        CHECK_EQ(both[0].revents, POLLIN);
+        CHECK_EQ(both[1].revents, 0);
+        FD_ZERO(&set);
+        FD_SET(p.us, &set);
+        FD_SET(p.peer, &set);
+        CHECK_EQ(select((p.us > p.peer ? p.us : p.peer) + 1, &set, NULL, NULL, &minute), 1);
+        CHECK(FD_ISSET(p.us, &set) && !FD_ISSET(p.peer, &set));
+    }
+    MUST(timer_delete(timer));
+    CHECK(caught > 10);
+    take(&p, 10);
+    pair_close(&p);
+}
+
 const struct test_case test_cases[] = {
     CASE(test_siglongjmp_out_of_a_blocked_receive_then_use_and_close),
     CASE(test_siglongjmp_out_then_another_thread_receives),
@@ -252,5 +287,6 @@ const struct test_case test_cases[] = {
     CASE(test_handler_closes_the_blocked_socket),
     CASE(test_timer_storm_with_a_receiving_handler_bytes_are_exact),
     CASE(test_timer_storm_during_bytewise_reads_none_lost_none_twice),
+    CASE(test_timer_storm_what_is_readable_is_told_not_eintr),
     CASES_END,
 };
