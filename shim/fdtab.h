@@ -13,8 +13,8 @@
 extern _Atomic(struct pbs_file *) *pbs_fdtab;
 extern unsigned pbs_fdtab_size; /* 0: nothing is ours */
 
-/* A word that reads 0 in a copy of this process that nobody announced (a raw clone), and what
- * makes that copy a process of its own. */
+/* A word that reads 0 in a copy of this process that has not come back through its fork, or that nobody
+ * announced (a raw clone), and what makes that copy a process of its own. */
 extern atomic_uint *pbs_fdtab_watch;
 extern void (*pbs_fdtab_on_stranger)(void);
 
@@ -41,7 +41,7 @@ static inline struct pbs_file *pbs_fdtab_find(int fd)
     f = pbs_fdtab_load(fd);
     if (f && pbs_unlikely(!atomic_load_explicit(pbs_fdtab_watch, memory_order_relaxed))) {
         pbs_fdtab_on_stranger();
-        return NULL;
+        return pbs_fdtab_load(fd);
     }
     return f;
 }

@@ -47,11 +47,31 @@ static void become_child(void)
     }
 }
 
-/* A copy that nobody announced (a raw clone): nothing is known of what it holds. */
+/* What the child of a fork that this thread is in comes into. */
+static __thread struct pbs_legacy *coming __attribute__((tls_model("initial-exec")));
+
+/* NULL: nothing is known of what it holds. */
+static void arrive(struct pbs_legacy *legacy)
+{
+    struct pbs_thread *self;
+
+    become_child();
+    self = legacy ? pbs_thread_get() : NULL;
+    if (self)
+        pbs_legacy_enter(self, legacy);
+    pbs_spill_sweep();
+}
+
+/*
+ * A copy that has not come back through the fork: it is still in it, in a handler of pthread_atfork() or
+ * of a signal, or nobody announced it (a raw clone).
+ */
 static void become_stranger(void)
 {
-    become_child();
-    pbs_spill_sweep();
+    struct pbs_legacy *legacy = coming;
+
+    coming = NULL;
+    arrive(legacy);
 }
 
 void pbs_proc_init(void)
@@ -74,13 +94,15 @@ struct pbs_legacy *pbs_proc_before_fork(void)
         return NULL;
     pbs_freeze(PBS_WHY_fork);
     self = pbs_thread_get();
-    return self ? pbs_legacy_make(self) : NULL;
+    coming = self ? pbs_legacy_make(self) : NULL;
+    return coming;
 }
 
 void pbs_proc_after_fork_parent(struct pbs_legacy *legacy, bool made)
 {
     if (pbs_guest() || !alive)
         return;
+    coming = NULL;
     if (!made)
         pbs_legacy_revoke(legacy);
     if (legacy)
@@ -90,17 +112,15 @@ void pbs_proc_after_fork_parent(struct pbs_legacy *legacy, bool made)
 
 void pbs_proc_after_fork_child(struct pbs_legacy *legacy)
 {
-    struct pbs_thread *self;
-
     if (!alive || pbs_guest())
         return;
-    become_child();
-    self = legacy ? pbs_thread_get() : NULL;
-    if (self) {
-        pbs_legacy_enter(self, legacy);
-        pbs_legacy_free(self, legacy);
-    }
-    pbs_spill_sweep();
+    if (!atomic_load(alive))
+        arrive(legacy);
+    else if (coming) /* a thread that a handler has made was here first, and knew nothing of it */
+        legacy = NULL;
+    coming = NULL;
+    if (legacy && pbs_self)
+        pbs_legacy_free(pbs_self, legacy);
 }
 
 void pbs_proc_bury(struct pbs_legacy *legacy)
