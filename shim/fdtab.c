@@ -11,7 +11,7 @@ unsigned pbs_fdtab_size;
 
 static atomic_uint always = 1;
 atomic_uint *pbs_fdtab_watch = &always;
-void (*pbs_fdtab_on_stranger)(void);
+struct pbs_file *(*pbs_fdtab_on_stranger)(int fd, struct pbs_file *f);
 
 static unsigned reserved;
 static atomic_uint high; /* one past the highest number that ever had a record */

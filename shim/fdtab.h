@@ -13,10 +13,11 @@
 extern _Atomic(struct pbs_file *) *pbs_fdtab;
 extern unsigned pbs_fdtab_size; /* 0: nothing is ours */
 
-/* A word that reads 0 in a copy of this process that has not come back through its fork, or that nobody
- * announced (a raw clone), and what makes that copy a process of its own. */
+/* A word that reads 0 where a number may not be what the table says: in a copy of this process that has not
+ * come back through its fork, or that nobody announced (a raw clone), and once a thread has a table of its
+ * own. What the number stands for there. */
 extern atomic_uint *pbs_fdtab_watch;
-extern void (*pbs_fdtab_on_stranger)(void);
+extern struct pbs_file *(*pbs_fdtab_on_stranger)(int fd, struct pbs_file *f);
 
 /* Reserves the table. False: out of address space. */
 bool pbs_fdtab_init(void);
@@ -39,10 +40,8 @@ static inline struct pbs_file *pbs_fdtab_find(int fd)
     if (pbs_unlikely((unsigned)fd >= pbs_fdtab_size))
         return NULL;
     f = pbs_fdtab_load(fd);
-    if (f && pbs_unlikely(!atomic_load_explicit(pbs_fdtab_watch, memory_order_relaxed))) {
-        pbs_fdtab_on_stranger();
-        return pbs_fdtab_load(fd);
-    }
+    if (f && pbs_unlikely(!atomic_load_explicit(pbs_fdtab_watch, memory_order_relaxed)))
+        return pbs_fdtab_on_stranger(fd, f);
     return f;
 }
 

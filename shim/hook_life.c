@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -11,6 +12,7 @@
 #include "hook.h"
 #include "life.h"
 #include "mem.h"
+#include "proc.h"
 #include "real.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
@@ -146,12 +148,11 @@ PBS_EXPORT int __close(int fd)
     return close(fd);
 }
 
-PBS_EXPORT int close_range(unsigned lo, unsigned hi, int flags)
+/* The spill's numbers stay open. */
+static int close_all_but_ours(unsigned lo, unsigned hi, int flags)
 {
     int ours;
 
-    if (!(flags & ~CLOSE_RANGE_UNSHARE) && lo <= hi)
-        pbs_close_range(lo, hi);
     while ((ours = pbs_spill_next(lo)) >= 0 && (unsigned)ours <= hi) {
         if ((unsigned)ours > lo && real.close_range(lo, (unsigned)ours - 1, flags))
             return -1;
@@ -160,6 +161,26 @@ PBS_EXPORT int close_range(unsigned lo, unsigned hi, int flags)
             return 0;
     }
     return real.close_range(lo, hi, flags);
+}
+
+/* What only this thread closes stays open for the others, of whom alone we know then. */
+static int close_range_apart(unsigned lo, unsigned hi, int flags)
+{
+    if (real.unshare(CLONE_FILES))
+        return -1;
+    pbs_proc_after_parting();
+    return close_all_but_ours(lo, hi, flags & ~CLOSE_RANGE_UNSHARE);
+}
+
+PBS_EXPORT int close_range(unsigned lo, unsigned hi, int flags)
+{
+    const int known = CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC;
+
+    if (flags & CLOSE_RANGE_UNSHARE && !(flags & ~known) && lo <= hi && pbs_proc_before_parting())
+        return close_range_apart(lo, hi, flags);
+    if (!(flags & ~CLOSE_RANGE_UNSHARE) && lo <= hi)
+        pbs_close_range(lo, hi);
+    return close_all_but_ours(lo, hi, flags);
 }
 
 PBS_EXPORT void closefrom(int lo)

@@ -237,6 +237,16 @@ PBS_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 
 PBS_EXPORT __typeof__(clone) __clone __attribute__((alias("clone"), copy(clone)));
 
+PBS_EXPORT int unshare(int flags)
+{
+    bool apart = flags & CLONE_FILES && pbs_proc_before_parting();
+    int r = real.unshare(flags);
+
+    if (apart && !r)
+        pbs_proc_after_parting();
+    return r;
+}
+
 /* ---- exec ---- */
 
 #define EXEC(environment, call)                                                                    \
@@ -384,6 +394,9 @@ bool pbs_proc_by_number(long nr, const long *a, long *r)
         break;
     case SYS_fork:
         break;
+    case SYS_unshare:
+        *r = unshare((int)a[0]);
+        return true;
     case SYS_execve:
         *r = execve((void *)a[0], (void *)a[1], (void *)a[2]);
         return true;

@@ -1,6 +1,8 @@
 #include "proc.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "conf.h"
 #include "fork.h"
@@ -14,8 +16,12 @@
 #define MADV_WIPEONFORK 18
 #endif
 
-/* Holds 1 in the process that made it and, wiped by the kernel, 0 in a copy of that process. */
+/*
+ * Two words, wiped by the kernel in a copy of the process that made them. The first is 1 while each number
+ * that the table knows is what it says, the second once a thread has a table of its own.
+ */
 static atomic_uint *alive;
+#define parted (alive + 1)
 
 static void mark(void)
 {
@@ -62,16 +68,28 @@ static void arrive(struct pbs_legacy *legacy)
     pbs_spill_sweep();
 }
 
+/* In a thread with a table of its own: the record only if bytes of that very socket were held. */
+static struct pbs_file *known_apart(int fd, struct pbs_file *f)
+{
+    struct pbs_sock *s = (struct pbs_sock *)f;
+
+    return f->kind == PBS_FILE_SOCK && s->spill && pbs_ask_cookie(fd) == s->spill->cookie ? f
+                                                                                          : NULL;
+}
+
 /*
- * A copy that has not come back through the fork: it is still in it, in a handler of pthread_atfork() or
- * of a signal, or nobody announced it (a raw clone).
+ * Or this is a copy that has not come back through the fork: it is still in it, in a handler of
+ * pthread_atfork() or of a signal, or nobody announced it (a raw clone).
  */
-static void become_stranger(void)
+static struct pbs_file *stranger(int fd, struct pbs_file *f)
 {
     struct pbs_legacy *legacy = coming;
 
+    if (atomic_load(parted))
+        return pbs_in_vfork_child == PBS_APART ? known_apart(fd, f) : f;
     coming = NULL;
     arrive(legacy);
+    return pbs_fdtab_load(fd);
 }
 
 void pbs_proc_init(void)
@@ -83,7 +101,7 @@ void pbs_proc_init(void)
     }
     mark();
     pbs_fdtab_watch = alive;
-    pbs_fdtab_on_stranger = become_stranger;
+    pbs_fdtab_on_stranger = stranger;
 }
 
 struct pbs_legacy *pbs_proc_before_fork(void)
@@ -140,14 +158,41 @@ void pbs_proc_before_spawn(void)
         pbs_legacy_lend(self, true);
 }
 
+/* What is held may be read by anybody, and nothing more is. */
+static void hold_no_more(void)
+{
+    pbs_gate_forbid();
+    pbs_proc_before_spawn();
+    pbs_thaw();
+}
+
 void pbs_proc_host(void)
 {
     if (!alive || pbs_guest())
         return;
     atomic_store(&pbs_host, (int)pbs_sys0(SYS_getpid));
-    pbs_gate_forbid();
-    pbs_proc_before_spawn();
-    pbs_thaw();
+    hold_no_more();
+}
+
+bool pbs_proc_before_parting(void)
+{
+    struct stat st;
+
+    if (!alive || pbs_guest())
+        return false;
+    /* A directory for each thread, and two links of its own. */
+    if (pbs_sys4(SYS_newfstatat, AT_FDCWD, "/proc/self/task", &st, 0) ? __libc_single_threaded
+                                                                      : st.st_nlink <= 3)
+        return false;
+    hold_no_more();
+    return true;
+}
+
+void pbs_proc_after_parting(void)
+{
+    pbs_in_vfork_child = PBS_APART;
+    atomic_store(parted, 1);
+    atomic_store(alive, 0);
 }
 
 void pbs_proc_after_spawn(void)
@@ -186,7 +231,7 @@ void pbs_proc_end(void)
 
     if (pbs_guest() || !alive)
         return;
-    if (!atomic_load(alive)) /* a raw clone: nothing here is its own */
+    if (!atomic_load(alive) && !atomic_load(parted)) /* a raw clone: nothing here is its own */
         return;
     pbs_close_process();
     if (!pbs_conf.stats[0])

@@ -29,6 +29,12 @@ void pbs_proc_before_spawn(void);
 void pbs_proc_host(void);
 void pbs_proc_after_spawn(void);
 
+/* Before this thread takes a table of descriptors of its own. True: there are others, who keep the one that
+ * we know. Nothing is armed any more, for good. */
+bool pbs_proc_before_parting(void);
+/* It has done so, and is a guest from now on. */
+void pbs_proc_after_parting(void);
+
 /* Around an exec, which returns only when it failed. */
 void pbs_proc_before_exec(void);
 void pbs_proc_after_exec(void);

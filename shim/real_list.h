@@ -45,6 +45,7 @@
       SYS_getsockname)                                                                             \
     X(int, close, (int fd), (fd), SYS_close)                                                       \
     X(int, close_range, (unsigned lo, unsigned hi, int flags), (lo, hi, flags), SYS_close_range)   \
+    X(int, unshare, (int flags), (flags), SYS_unshare)                                             \
     X(void, closefrom, (int lo), (lo), NONE)                                                       \
     X(int, dup, (int fd), (fd), SYS_dup)                                                           \
     X(int, dup2, (int fd, int to), (fd, to), SYS_dup2)                                             \

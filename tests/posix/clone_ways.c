@@ -278,6 +278,91 @@ static void test_daemon_reads_the_rest(void)
     CHECK_SOON(atomic_load(&s->turn) == 1, 5000);
 }
 
+/*
+ * A thread with a table of descriptors of its own closes, opens and receives by that one; what the
+ * others have stays open, connected and unread.
+ */
+struct apart {
+    struct pair *p, *q;
+    int (*leave)(unsigned fd);
+    struct worker w;
+};
+
+static int leave_then_close(unsigned fd)
+{
+    CHECK_EQ(unshare(CLONE_FILES), 0);
+    return close((int)fd);
+}
+
+static int leave_by_number_then_close(unsigned fd)
+{
+    CHECK_EQ(syscall(SYS_unshare, CLONE_FILES), 0);
+    return close((int)fd);
+}
+
+static int leave_closing(unsigned fd)
+{
+    return close_range(fd, fd, CLOSE_RANGE_UNSHARE);
+}
+
+static void *apart_main(void *arg)
+{
+    struct apart *a = arg;
+    int fd = a->q->us, other;
+
+    CHECK_EQ(a->leave((unsigned)fd), 0);
+    CHECK_ERR(recv(fd, buf, 1, 0), EBADF);
+    MUST(other = open("/dev/null", O_RDONLY));
+    CHECK_EQ(dup2(other, fd), fd);
+    CHECK_EQ(read(fd, buf, 1), 0);
+    CHECK_EQ(recv(a->p->us, buf, 3, 0), 3);
+    check_next(a->p, buf, 3);
+    close(fd);
+    close(a->p->us);
+    return NULL;
+}
+
+static void test_thread_with_its_own_table_closes_for_itself(void)
+{
+    static int (*const ways[])(unsigned) = {leave_then_close, leave_by_number_then_close,
+                                            leave_closing};
+
+    for (unsigned i = 0; i < COUNT_OF(ways); i++) {
+        struct pair p = pair_open_held(10), q = pair_open_held(10);
+        struct apart a = {.p = &p, .q = &q, .leave = ways[i]};
+
+        worker_start(&a.w, apart_main, &a);
+        worker_join(&a.w);
+        CHECK_EQ(poll_now(p.peer, POLLIN | POLLRDHUP), 0);
+        CHECK_EQ(poll_now(q.peer, POLLIN | POLLRDHUP), 0);
+        take(&q, 4);
+        put(&q, 5);
+        take(&q, 11);
+        take(&p, 7);
+        put(&p, 5);
+        take(&p, 5);
+        check_empty(p.us);
+        close(q.us);
+        CHECK_PEER_SEES(q.peer, SEEN_FIN);
+        pair_close(&p);
+    }
+}
+
+/* With no other thread there is nobody to keep the old one: the connection ends. */
+static void test_only_thread_closes_for_the_process(void)
+{
+    struct pair p = pair_open_held(10), q = pair_open_held(10);
+
+    CHECK_EQ(close_range((unsigned)q.us, (unsigned)q.us, CLOSE_RANGE_UNSHARE), 0);
+    CHECK_PEER_SEES(q.peer, SEEN_RESET);
+    CHECK_EQ(unshare(CLONE_FILES), 0);
+    take(&p, 10);
+    put(&p, 5);
+    take(&p, 5);
+    close(q.peer);
+    pair_close(&p);
+}
+
 const struct test_case test_cases[] = {
     CASE(test_child_by_any_fork_reads_a_part),
     CASE(test_child_by_any_fork_executes_a_reader),
@@ -288,6 +373,8 @@ const struct test_case test_cases[] = {
     CASE(test_child_unannounced_reads_later_bytes_parent_its_own),
     CASE(test_child_unannounced_opens_its_own_and_ends),
     CASE(test_daemon_reads_the_rest),
+    CASE(test_thread_with_its_own_table_closes_for_itself),
+    CASE(test_only_thread_closes_for_the_process),
     CASES_END,
 };
 

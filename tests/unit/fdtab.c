@@ -158,10 +158,11 @@ static void test_reset_nothing_found_and_usable_again(void **state)
 
 static unsigned strangers;
 
-static void on_stranger(void)
+static struct pbs_file *on_stranger(int fd, struct pbs_file *f)
 {
     strangers++;
     pbs_fdtab_reset();
+    return fd == 4 ? f : NULL;
 }
 
 /* A copy of the process that nobody announced: its records are not its own. */
@@ -182,6 +183,9 @@ static void test_find_watched_word_zero_becomes_a_process_of_its_own(void **stat
     assert_int_equal(strangers, 0);
     assert_null(pbs_fdtab_find(3));
     assert_int_equal(strangers, 1);
+    pbs_fdtab_set(4, &f);
+    assert_ptr_equal(pbs_fdtab_find(4), &f); /* it says what the number stands for */
+    assert_int_equal(strangers, 2);
     pbs_fdtab_watch = before;
 }
 
