@@ -275,19 +275,28 @@ PBS_EXPORT int aio_read64(struct aiocb64 *cb)
     return real.aio_read64(cb);
 }
 
-/* One message of recvmmsg(): bytes or -errno, never "pass". *cut: a signal has ended a MSG_WAITALL. */
-static ssize_t receive_one(int fd, struct mmsghdr *m, long long flags, bool *cut)
+/* It stands for the socket that it stood for when the call began. */
+static bool same(int fd, struct pbs_sock *s)
+{
+    return pbs_fdtab_is(fd, &s->file) && s->life == pbs_self->same_life;
+}
+
+/* One message of recvmmsg(): bytes or -errno; a verdict for the first alone (no PBS_RX_SAME). *cut: a signal
+ * has ended a MSG_WAITALL. */
+static ssize_t receive_one(int fd, struct pbs_sock *s, struct mmsghdr *m, long long flags,
+                           size_t *asked, bool *cut)
 {
     struct pbs_thread *self = pbs_self;
-    size_t asked = 0;
     ssize_t r;
 
     atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
-    r = recvmsg_ours(fd, &m->msg_hdr, flags, &asked);
+    r = receive_msg(fd, &s->file, &m->msg_hdr, flags, asked);
+    if (r == PBS_RX_PASS && (flags & PBS_RX_SAME)) /* refused by the kernel, whatever fd is */
+        return same(fd, s) && real.recvmsg(fd, &m->msg_hdr, (int)flags) < 0 ? -errno : -ESTALE;
     if (r < 0)
-        return -errno;
+        return r;
     m->msg_len = (unsigned)r;
-    *cut = (flags & MSG_WAITALL) && (size_t)r < asked &&
+    *cut = (flags & MSG_WAITALL) && (size_t)r < *asked &&
            atomic_load_explicit(&self->wait_signal, memory_order_relaxed) != PBS_SIG_NONE;
     return r;
 }
@@ -298,7 +307,7 @@ static void keep_for_next(int fd, struct pbs_sock *s, int err)
 {
     if (err == EINTR && !pbs_ask_timeout(fd))
         err = ERESTARTSYS;
-    if (err != EAGAIN && pbs_fdtab_is(fd, &s->file))
+    if (err != EAGAIN && err != ESTALE && same(fd, s))
         atomic_store(&s->error, err);
 }
 
@@ -310,10 +319,12 @@ static bool entry_ok(struct mmsghdr *m)
 
 /*
  * As the kernel's do_recvmmsg() (Linux 6.18): a pending error first; then message by message, the
- * timeout looked at in between alone. A signal ends it after the first message, SA_RESTART or not.
+ * timeout looked at in between alone. A signal ends it after the first message, SA_RESTART or not. If the
+ * number is closed meanwhile it ends there: what that stands for now is somebody else's. A verdict: nothing
+ * is held, and so all of the call is the kernel's.
  */
-static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigned n, int flags,
-                        struct timespec *timeout)
+static ssize_t receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigned n, int flags,
+                            struct timespec *timeout, size_t *asked)
 {
     int64_t end =
         timeout ? pbs_now_ns() + timeout->tv_sec * INT64_C(1000000000) + timeout->tv_nsec : 0;
@@ -328,23 +339,18 @@ static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigne
     if (err)
         return -err;
     while (got < n) {
-        ssize_t r;
-
-        /* Closed while the first one slept: what the number stands for now is somebody else's. */
-        if (got && !pbs_fdtab_is(fd, &s->file))
-            break;
-        r = entry_ok(&vec[got]) ? receive_one(fd, &vec[got], how, &cut) : -EFAULT;
+        ssize_t r = entry_ok(&vec[got]) ? receive_one(fd, s, &vec[got], how, asked, &cut) : -EFAULT;
 
         if (r < 0) {
             if (!got)
-                return (int)r;
+                return r;
             keep_for_next(fd, s, r == -EAGAIN && cut ? EINTR : (int)-r);
             break;
         }
         got++;
         if (cut || (flags & MSG_WAITFORONE))
             how |= MSG_DONTWAIT;
-        how |= PBS_RX_ONCE;
+        how |= PBS_RX_ONCE | PBS_RX_SAME;
         if (timeout && pbs_now_ns() >= end)
             break;
     }
@@ -355,7 +361,28 @@ static int receive_many(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigne
         timeout->tv_nsec = left > 0 ? left % 1000000000 : 0;
     }
     errno = saved;
-    return (int)got;
+    return (ssize_t)got;
+}
+
+/* The same in this frame's name: a handler may make such a call in the middle of one. */
+static ssize_t receive_same(int fd, struct pbs_sock *s, struct mmsghdr *vec, unsigned n, int flags,
+                            struct timespec *timeout)
+{
+    struct pbs_thread *self = pbs_self;
+    uint64_t outer = self->same_life;
+    size_t asked = 0;
+    ssize_t r;
+
+    self->same_life = s->life;
+    r = pbs_fdtab_is(fd, &s->file) ? receive_many(fd, s, vec, n, flags, timeout, &asked)
+                                   : PBS_RX_PASS;
+    self->same_life = outer;
+    if (r == PBS_RX_PLAIN) {
+        r = real.recvmmsg(fd, vec, n, flags, timeout);
+        pbs_rx_after(&s->file, asked, flags, r > 0 ? (ssize_t)vec[0].msg_len : r);
+        return r;
+    }
+    return r == PBS_RX_PASS ? real.recvmmsg(fd, vec, n, flags, timeout) : pbs_ret(r);
 }
 
 PBS_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags,
@@ -378,7 +405,7 @@ PBS_EXPORT int recvmmsg(int fd, struct mmsghdr *vec, unsigned n, int flags,
                     !pbs_user_rewritable(self, timeout, sizeof(*timeout)) || timeout->tv_sec < 0 ||
                     (unsigned long)timeout->tv_nsec >= 1000000000))
         goto plain;
-    return (int)pbs_ret(receive_many(fd, s, vec, n, flags, timeout));
+    return (int)receive_same(fd, s, vec, n, flags, timeout);
 plain:
     if (f)
         pbs_release_fd(fd, flags & MSG_OOB ? PBS_WHY_oob : PBS_WHY_kind);

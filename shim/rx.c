@@ -26,7 +26,7 @@ static inline ssize_t take(struct pbs_thread *self, struct pbs_sock *s, int fd, 
         return -EFAULT;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
-    if (pbs_unlikely(!pbs_fdtab_is(fd, &s->file) && !(pinned && pbs_rx_pins(self, s)))) {
+    if (pbs_unlikely(!pbs_rx_is(self, s, fd, flags) && !(pinned && pbs_rx_pins(self, s)))) {
         r = STALE;
         goto out;
     }
@@ -214,6 +214,15 @@ static ssize_t by_ghost(struct pbs_thread *self, struct pbs_sock *s, struct pbs_
     return r;
 }
 
+/* What is left of the call is the kernel's. */
+static ssize_t by_number(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
+                         long long flags, bool sleeps)
+{
+    ssize_t r = pbs_rx_rest(self, s, fd, dst, (int)flags | (sleeps ? 0 : MSG_DONTWAIT));
+
+    return r == -ESTALE ? PBS_RX_AGAIN : r;
+}
+
 static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd,
                              struct pbs_dst *dst, long long flags)
 {
@@ -236,7 +245,7 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
         case PBS_RX_UNARMED:
             r = PBS_RX_PLAIN;
             if (dst->done || (flags & PBS_RX_ONCE))
-                r = pbs_rx_rest(self, s, fd, dst, (int)flags);
+                r = by_number(self, s, fd, dst, flags, sleeps);
             goto out;
         case PBS_RX_HELD:
             continue;
@@ -252,6 +261,8 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
                 deadline = pbs_now_ns() + s->timeout;
             r = pbs_rx_sleep(self, s, deadline, dst->done || (flags & PBS_RX_ONCE));
         } else if (r != PBS_RX_LOOK) {
+            if (r == PBS_RX_PLAIN && (flags & PBS_RX_SAME))
+                r = by_number(self, s, fd, dst, flags, sleeps);
             break;
         }
         if (r != PBS_RX_LOOK) {
@@ -327,6 +338,8 @@ static PBS_COLD ssize_t miss(struct pbs_thread *self, struct pbs_sock *s, int fd
         r = slow(self, s, fd, dst, flags);
         if (r != PBS_RX_AGAIN)
             return r;
+        if (flags & PBS_RX_SAME)
+            return -ESTALE;
         pbs_attend();
         s = (struct pbs_sock *)pbs_fdtab_find(fd);
         if (!s || s->file.kind != PBS_FILE_SOCK)

@@ -23,6 +23,9 @@
 #define PBS_RX_READ (1LL << 32)
 /* A signal ends its sleep as if there were a time limit, SA_RESTART or not. */
 #define PBS_RX_ONCE (1LL << 33)
+/* It goes on where another one has ended: -ESTALE if fd stands for anything but the socket whose life is
+ * self->same_life. Never a verdict, but for what the kernel refuses before it looks at fd. With ONCE. */
+#define PBS_RX_SAME (1LL << 34)
 
 /*
  * Receives into dst. Returns the bytes (0: end of file), -errno, or a verdict with dst
@@ -91,6 +94,13 @@ static inline bool pbs_rx_pins(struct pbs_thread *self, struct pbs_sock *s)
 {
     return atomic_load_explicit(&self->waiting, memory_order_relaxed) == s &&
            s->life == self->waiting_life;
+}
+
+/* The number stands for s, and for a call that goes on for the same socket. s locked. */
+static inline bool pbs_rx_is(struct pbs_thread *self, struct pbs_sock *s, int fd, long long flags)
+{
+    return pbs_fdtab_is(fd, &s->file) &&
+           (pbs_likely(!(flags & PBS_RX_SAME)) || s->life == self->same_life);
 }
 
 /* This thread no longer sleeps for s. If its number went away meanwhile, so does its request. */
@@ -176,7 +186,8 @@ void pbs_rx_peek_held(struct pbs_sock *s, struct pbs_dst *dst, size_t skip);
 bool pbs_rx_pull(struct pbs_sock *s, size_t n);
 
 /* Nothing held and nothing armed, the thread marked as about to make a plain call: the rest by that.
- * Returns dst->done, or with nothing done what the call gave. */
+ * Returns dst->done, or with nothing done what the call gave; -ESTALE: one that may not sleep, and fd does
+ * not stand for s any more. */
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags);
 

@@ -268,6 +268,21 @@ bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     return false;
 }
 
+/* It does not sleep, so that fd can be kept what it is meanwhile. In no critical section. */
+static ssize_t rest_now(struct pbs_thread *self, struct pbs_sock *s, int fd, struct msghdr *msg,
+                        int flags)
+{
+    ssize_t r = -ESTALE;
+
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (fd == s->ghost || pbs_fdtab_is(fd, &s->file))
+        r = pbs_sys3(SYS_recvmsg, fd, msg, flags);
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+    return r;
+}
+
 ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                     int flags)
 {
@@ -275,11 +290,14 @@ ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
     ssize_t r;
 
     rest_begin(&rest, dst);
+    flags &= MSG_DONTWAIT | MSG_TRUNC | MSG_WAITALL | MSG_PEEK;
     /* One call, so that the kernel holds the file even if the number is closed meanwhile; and one
      * that ends when a handler ran, as it would with the bytes that are done already. */
     atomic_store_explicit(&self->wait_signal, PBS_SIG_NONE, memory_order_relaxed);
-    r = pbs_sleep_call(self, SYS_recvmsg, fd, (long)&rest.msg,
-                       flags & (MSG_DONTWAIT | MSG_TRUNC | MSG_WAITALL | MSG_PEEK), 0, 0, 0);
+    if (flags & MSG_DONTWAIT)
+        r = rest_now(self, s, fd, &rest.msg, flags);
+    else
+        r = pbs_sleep_call(self, SYS_recvmsg, fd, (long)&rest.msg, flags, 0, 0, 0);
     rest_end(&rest);
     self->plain--;
     self->call++;
@@ -290,7 +308,8 @@ ssize_t pbs_rx_rest(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
         pbs_dst_advance(dst, (size_t)r);
     if (!dst->done)
         return r;
-    pbs_rx_keep_error(s, r);
+    if (r != -ESTALE)
+        pbs_rx_keep_error(s, r);
     return (ssize_t)dst->done;
 }
 

@@ -79,7 +79,7 @@ enum pbs_armed pbs_rx_prepare(struct pbs_thread *self, struct pbs_sock *s, int f
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);
     *sleeps = !nonblock && !(s->state == PBS_ADOPTED && s->nonblock);
-    if (!pbs_fdtab_is(fd, &s->file)) {
+    if (!pbs_rx_is(self, s, fd, flags)) {
         verdict = !pinned || !pbs_rx_pins(self, s) ? PBS_RX_ELSEWHERE
                   : s->armed                       ? PBS_RX_ARMED
                                                    : PBS_RX_GONE;

@@ -54,6 +54,7 @@ struct pbs_thread {
      * would be left. */
     _Atomic(struct pbs_sock *) waiting;
     uint64_t waiting_life; /* pbs_sock.life when that began */
+    uint64_t same_life;    /* that of the socket that a call is about which goes on (PBS_RX_SAME) */
     /* Sleeps in its ring for all sockets whose `call` is its own (poll, select); the same holds. */
     atomic_bool polling;
     _Atomic(struct pbs_sock *) broken; /* a wait that a handler ended: look after its request */
