@@ -1,9 +1,18 @@
 /*
  * Very many small arrivals at a time on many connections, more than a queue of completions has room for:
- * whoever looks next, in whatever way, finds the bytes in their order.
+ * whoever looks next, in whatever way, finds the bytes in their order. Also where there is no more room to be
+ * had.
  */
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "asleep.h"
@@ -81,6 +90,21 @@ static void hand_over(struct pair *p)
     worker_join(&w);
 }
 
+/* Asleep in between, which is when there might be made more room. */
+static void sleep_first(struct pair *p)
+{
+    struct pair other = pair_open_warm();
+
+    for (int i = 0; i < 3; i++) {
+        sleep_on_other(&other);
+        for (int k = 0; k < MEMBERS; k++)
+            put(&p[k], MUCH / 4);
+    }
+    sleep_on_other(&other);
+    take_all(p);
+    pair_close(&other);
+}
+
 /* In a thread of its own, which has not been here before. */
 static void *rounds(void *arg)
 {
@@ -100,7 +124,7 @@ static void *rounds(void *arg)
 
 static int crowded(int argc, char **argv)
 {
-    static void (*ways[])(struct pair * p) = {peek_all, count_all, hand_over};
+    static void (*ways[])(struct pair * p) = {peek_all, count_all, hand_over, sleep_first};
 
     (void)argc;
     for (int i = 0; i < THREADS; i++) {
@@ -112,8 +136,9 @@ static int crowded(int argc, char **argv)
     return 0;
 }
 
-/* Settings that mean nothing to a program, and to the library many small buffers. */
-static void run_crowded(const char *way)
+/* Settings that mean nothing to a program, and to the library many small buffers. before: what the process
+ * does to itself first. */
+static pid_t run_crowded(const char *way, void (*before)(void))
 {
     pid_t pid = MUST(fork());
 
@@ -121,32 +146,97 @@ static void run_crowded(const char *way)
         MUST(setenv("PBUFSHIM_BUFS", "1024", 1));
         MUST(setenv("PBUFSHIM_BUF_SIZE", "64", 1));
         MUST(setenv("PBUFSHIM_GROUPS", "shared", 1));
+        if (before)
+            before();
         execl(test_self, test_self, "--helper", "crowded", way, (char *)NULL);
         _exit(126);
     }
     check_child(pid);
-    check_counted("shim", pid, "resizes", 1);
+    return pid;
 }
 
 static void test_queue_full_peek_sees_all(void)
 {
-    run_crowded("0");
+    check_counted("shim", run_crowded("0", NULL), "resizes", 1);
 }
 
 static void test_queue_full_all_is_counted(void)
 {
-    run_crowded("1");
+    check_counted("shim", run_crowded("1", NULL), "resizes", 1);
 }
 
 static void test_queue_full_another_thread_reads_on(void)
 {
-    run_crowded("2");
+    check_counted("shim", run_crowded("2", NULL), "resizes", 1);
+}
+
+static void test_queue_full_thread_sleeps_on(void)
+{
+    check_counted("shim", run_crowded("3", NULL), "resizes", 1);
+}
+
+#define RESIZE_RINGS 33U /* of io_uring_register */
+
+/* Rings, but none that could be made larger. */
+static void refuse_resizing(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_register, 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xffff),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, RESIZE_RINGS, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOMEM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = COUNT_OF(code), .filter = code};
+
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    CHECK_ERR(syscall(SYS_io_uring_register, -1, RESIZE_RINGS, NULL, 1), ENOMEM);
+}
+
+/* A ring of these settings is some 24 KiB, and all may have a quarter of what can be locked. */
+static void lock_little(void)
+{
+    struct rlimit lim = {160 << 10, 160 << 10};
+
+    prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0); /* EPERM: has none */
+    MUST(setrlimit(RLIMIT_MEMLOCK, &lim));
+}
+
+static void all_ways_without_room(void (*before)(void))
+{
+    static const char *const ways[] = {"0", "1", "2", "3"};
+
+    for (size_t i = 0; i < COUNT_OF(ways); i++) {
+        pid_t pid = run_crowded(ways[i], before);
+
+        if (before == refuse_resizing)
+            check_counted("shim", pid, "ring_bytes", MUCH);
+        check_counted_most("shim", pid, "resizes", 0);
+        /* Nobody tries again and again. */
+        check_counted_most("shim", pid, "kernel_entries", 20000);
+    }
+}
+
+static void test_queue_full_and_the_kernel_refuses_more_room(void)
+{
+    all_ways_without_room(refuse_resizing);
+}
+
+static void test_queue_full_and_no_more_may_be_locked(void)
+{
+    all_ways_without_room(lock_little);
 }
 
 const struct test_case test_cases[] = {
     CASE_ONCE(test_queue_full_peek_sees_all),
     CASE_ONCE(test_queue_full_all_is_counted),
     CASE_ONCE(test_queue_full_another_thread_reads_on),
+    CASE_ONCE(test_queue_full_thread_sleeps_on),
+    CASE_ONCE(test_queue_full_and_the_kernel_refuses_more_room),
+    CASE_ONCE(test_queue_full_and_no_more_may_be_locked),
     CASES_END,
 };
 

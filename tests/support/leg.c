@@ -43,14 +43,29 @@ bool leg_is(const char *name)
     return leg && strcmp(leg, name) == 0;
 }
 
-void check_counted(const char *leg, pid_t pid, const char *name, long least)
+/* -1: no such counter; false: it is not asked here. */
+static bool counted(const char *leg, pid_t pid, const char *name, long *n)
 {
     const char *dir = getenv("TEST_STATS");
-    long n;
 
     if (!leg_is(leg) || !dir)
-        return;
-    n = counter(dir, pid, name);
-    if (n < least)
+        return false;
+    *n = counter(dir, pid, name);
+    return true;
+}
+
+void check_counted(const char *leg, pid_t pid, const char *name, long least)
+{
+    long n;
+
+    if (counted(leg, pid, name, &n) && n < least)
         FAIL("process %d: %s is %ld, wanted %ld", (int)pid, name, n, least);
+}
+
+void check_counted_most(const char *leg, pid_t pid, const char *name, long most)
+{
+    long n;
+
+    if (counted(leg, pid, name, &n) && (n < 0 || n > most))
+        FAIL("process %d: %s is %ld, wanted %ld or less", (int)pid, name, n, most);
 }

@@ -18,8 +18,9 @@ void check_ring_used(pid_t pid, long bytes);
 /* Whether this is the leg of that name (leg.sh). */
 bool leg_is(const char *name);
 
-/* In this leg: a process that has ended counted `name` so often at least. A counter that is not there
+/* In this leg: a process that has ended counted `name` so often at least, or at most. A counter that is not there
  * at all is a failure, too. */
 void check_counted(const char *leg, pid_t pid, const char *name, long least);
+void check_counted_most(const char *leg, pid_t pid, const char *name, long most);
 
 #endif
