@@ -137,17 +137,13 @@ static void reset_at_close(int fd)
     pbs_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
 }
 
-/*
- * The owner, another thread, is away from the shim: its revoked request keeps the file open beyond
- * the close. The peer sees the end now all the same. Returns the seconds that this close has to linger
- * for; the owner's must not.
- */
-static int end_now(struct pbs_sock *s, int fd)
+static bool lingers(int fd)
 {
-    int seconds = pbs_visit_end(fd, pbs_sock_unread(s));
+    struct linger l = {0};
+    socklen_t len = sizeof(l);
 
-    pbs_items_leave_kernel(s); /* the kernel would take the members out with the file */
-    return seconds;
+    return pbs_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_LINGER, &l, &len) == 0 && l.l_onoff &&
+           l.l_linger;
 }
 
 /* Until the peer has acknowledged all, as in the kernel's sk_stream_wait_close(), which a handler ends,
@@ -180,6 +176,29 @@ static void close_now(struct pbs_closing *call)
     call->made = true;
 }
 
+/*
+ * The owner, another thread, is away from the shim: its revoked request keeps the file open beyond the
+ * close. The peer sees the end now all the same. By a number of ours, if there is one, so that the
+ * program's is closed before: a receive of a third thread would be given the end, where the kernel gives it
+ * bytes, or no such number. Returns the seconds that this close has to linger for; the owner's must not.
+ */
+static int end_and_close(struct pbs_sock *s, int fd, struct pbs_closing *call)
+{
+    int ghost = call && !lingers(fd) ? pbs_ghost_make(fd) : -1, seconds;
+
+    pbs_items_leave_kernel(s); /* the kernel would take the members out with the file */
+    if (ghost >= 0) {
+        close_now(call);
+        pbs_visit_end(ghost, pbs_sock_unread(s));
+        pbs_ghost_close(ghost, false);
+        return 0;
+    }
+    seconds = pbs_visit_end(fd, pbs_sock_unread(s));
+    if (!seconds)
+        close_now(call);
+    return seconds;
+}
+
 /* s locked, fd its last number, nothing of it armed in another thread's wait. missed: the number
  * was closed behind our back and is somebody else's now; it must not be spoken to. Returns the
  * seconds to linger for. */
@@ -195,9 +214,7 @@ static int last_close(struct pbs_sock *s, int fd, bool missed, struct pbs_closin
         away = false;
     }
     if (away) {
-        seconds = end_now(s, fd);
-        if (!seconds)
-            close_now(call);
+        seconds = end_and_close(s, fd, call);
     } else if (pbs_gate_leave(&s->file) && !missed && pbs_sock_unread(s) && !pbs_user_confined) {
         reset_at_close(fd);
         close_now(call);
@@ -336,10 +353,12 @@ static void part_with(struct pbs_sock *s, int fd)
 {
     if (pbs_user_confined)
         return;
-    if (s->armed && !in_call(s) && !pbs_ring_revoked_for(s, PBS_WHY_stdio))
-        end_now(s, fd);
-    else if (pbs_sock_unread(s))
+    if (s->armed && !in_call(s) && !pbs_ring_revoked_for(s, PBS_WHY_stdio)) {
+        pbs_visit_end(fd, pbs_sock_unread(s));
+        pbs_items_leave_kernel(s);
+    } else if (pbs_sock_unread(s)) {
         reset_at_close(fd);
+    }
 }
 
 void pbs_close_process(void)

@@ -7,11 +7,13 @@
 #   starved         the library with two buffers of 64 bytes, each used once and then recycled
 #   inc             the library with four buffers of 512 bytes for each socket, used bit by bit
 #   slow            as shim, and what it submits to the ring comes late (slowenter.c)
+#   slowclose       the same, and its closes, too
 #   noring-EPERM    the library, io_uring refused by a seccomp filter
 #   noring-ENOSYS   the same with the other errno
 #
-# No false green: legs shim, starved, inc and slow fail when no byte came by a ring, the noring legs
-# when one did; slow fails when nothing came late. A program for which no ring byte can be right says so in a line of its source,
+# No false green: legs shim, starved, inc and the slow ones fail when no byte came by a ring, the noring
+# legs when one did; the slow ones fail when nothing came late. A program for which no ring byte can be
+# right says so in a line of its source,
 #   /* ring: none: the reason */
 # and then fails if one did. Exit status 77 is a skip, with its reason on the last line.
 #
@@ -30,7 +32,7 @@ skip() {
 }
 
 if [ $# -lt 2 ]; then
-    echo "usage: leg.sh plain|shim|auto|starved|inc|slow|noring-EPERM|noring-ENOSYS PROGRAM [ARG...]" >&2
+    echo "usage: leg.sh plain|shim|auto|starved|inc|slow|slowclose|noring-EPERM|noring-ENOSYS PROGRAM [ARG...]" >&2
     exit 2
 fi
 leg=$1
@@ -73,7 +75,7 @@ trap 'rm -rf "$stats"' EXIT
 export PBUFSHIM_STATS=$stats/%p
 # For cases that ask whether a certain process was served (leg.h).
 export TEST_STATS=$stats
-case $leg in shim | starved | inc | slow) export TEST_RING=must ;; esac
+case $leg in shim | starved | inc | slow | slowclose) export TEST_RING=must ;; esac
 
 launch=()
 case $leg in
@@ -84,12 +86,13 @@ inc)
     export PBUFSHIM_POLICY=always PBUFSHIM_INC=on PBUFSHIM_GROUPS=socket
     export PBUFSHIM_BUFS=4 PBUFSHIM_BUF_SIZE=512
     ;;
-slow)
+slow | slowclose)
     [ -x "$slowenter" ] || skip "no launcher at $slowenter"
     export PBUFSHIM_POLICY=always PBUFSHIM_INC=on # which it is not by itself under a filter
     late=$(mktemp "${TMPDIR:-/tmp}/late.XXXXXX")
     trap 'rm -rf "$stats" "$late"' EXIT
     launch=("$slowenter" 300)
+    [ "$leg" = slow ] || launch=("$slowenter" -c 300)
     ;;
 noring-EPERM | noring-ENOSYS)
     [ -x "$noring" ] || skip "no launcher at $noring"
@@ -113,7 +116,7 @@ ring=$(awk '$1 == "ring_bytes" { n += $2 } END { printf "%d", n }' "${files[@]}"
 none=$(sed -n 's|^/\* ring: none: \(.*\) \*/$|\1|p' "$source" 2>/dev/null | head -n 1)
 echo "leg $leg: $ring bytes by the ring"
 case $leg in
-shim | starved | inc | slow)
+shim | starved | inc | slow | slowclose)
     if [ -n "$none" ]; then
         [ "$ring" -eq 0 ] || fail "$ring bytes came by a ring, though: $none"
     else

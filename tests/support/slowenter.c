@@ -1,10 +1,11 @@
 /*
- * slowenter MICROSECONDS COMMAND [ARG...]: runs a command whose submissions to io_uring come late.
+ * slowenter [-c] MICROSECONDS COMMAND [ARG...]: runs a command whose submissions to io_uring come late.
  *
  * A request is prepared at one moment and the kernel learns of it at another: between the two, other
  * threads may do anything. Here each io_uring_enter that submits something is held, by a seccomp
  * filter that asks this process, for a pseudo-random time of up to so many microseconds. Calls of
- * several threads are held side by side; what the command forks or executes is held as well.
+ * several threads are held side by side; what the command forks or executes is held as well. With -c
+ * each close() is held, too: what was done before it, and what is done after, lie apart.
  *
  * PRELOAD in the environment becomes the command's LD_PRELOAD: the launcher itself runs without it.
  * To the file named by SLOWENTER_COUNT it writes how many calls it has held. Its exit status is the
@@ -15,6 +16,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -55,10 +57,11 @@ static int64_t now(void)
 
 /* Returns the descriptor that tells of the calls. This process has the filter as well, and makes
  * none. */
-static int install(void)
+static int install(bool closes)
 {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, closes ? SYS_close : ~0U, 3, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 3),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, TO_SUBMIT),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0),
@@ -147,7 +150,7 @@ static void write_count(void)
     if (!f)
         return;
     fprintf(f, "%lu\n", count);
-    fclose(f);
+    fflush(f); /* no close(), which would be held */
 }
 
 static int run(char **argv)
@@ -166,15 +169,18 @@ static int run(char **argv)
 
 int main(int argc, char **argv)
 {
+    bool closes = argc > 1 && strcmp(argv[1], "-c") == 0;
     int listener, child, status;
     pid_t pid;
 
+    argc -= closes;
+    argv += closes;
     if (argc < 3 || atoi(argv[1]) <= 0 || atoi(argv[1]) > 100000) {
-        fprintf(stderr, "usage: slowenter MICROSECONDS COMMAND [ARG...]\n");
+        fprintf(stderr, "usage: slowenter [-c] MICROSECONDS COMMAND [ARG...]\n");
         return 2;
     }
     longest = atoi(argv[1]) * INT64_C(1000);
-    listener = install();
+    listener = install(closes);
     if (listener < 0) {
         perror("slowenter: seccomp");
         return 77;
