@@ -256,12 +256,14 @@ static bool has_room(int pipe)
     return pbs_sys3(SYS_poll, &p, 1, 0) > 0;
 }
 
-/* The first n held bytes, PIPE_BUF at most, by one write. */
+/* The first n held bytes, PIPE_BUF at most, by one write, which does not wait although another writer may have
+ * taken the room meanwhile (RWF_NOWAIT; pipes of pipe() have it since Linux 6.4). */
 static ssize_t pour_some(struct pbs_sock *s, int to, size_t n)
 {
     struct iovec iov[16];
     struct pbs_piece *piece;
     int cnt = 0;
+    ssize_t r;
 
     if (n > PIPE_BUF)
         n = PIPE_BUF;
@@ -271,7 +273,11 @@ static ssize_t pour_some(struct pbs_sock *s, int to, size_t n)
         iov[cnt] = (struct iovec){(void *)piece->data, piece->len < n ? piece->len : n};
         n -= iov[cnt++].iov_len;
     }
-    return cnt ? pbs_sys3(SYS_writev, to, iov, cnt) : 0;
+    if (!cnt)
+        return 0;
+    r = pbs_user_confined ? -EOPNOTSUPP
+                          : pbs_sys6(SYS_pwritev2, to, (long)iov, cnt, -1, -1, RWF_NOWAIT);
+    return r == -EOPNOTSUPP ? pbs_sys3(SYS_writev, to, iov, cnt) : r;
 }
 
 /* Up to n held bytes into the pipe, as far as it has room. The count, or with none -errno. */

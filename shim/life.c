@@ -178,22 +178,23 @@ static void close_now(struct pbs_closing *call)
 
 /*
  * The owner, another thread, is away from the shim: its revoked request keeps the file open beyond the
- * close. The peer sees the end now all the same. By a number of ours, if there is one, so that the
- * program's is closed before: a receive of a third thread would be given the end, where the kernel gives it
- * bytes, or no such number. Returns the seconds that this close has to linger for; the owner's must not.
+ * close. The peer sees the end now all the same, or when the call of a third thread is over. By a number of
+ * ours, if there is one, so that the program's is closed before: a receive of a third thread would be given
+ * the end, where the kernel gives it bytes, or no such number. Returns the seconds that this close has to
+ * linger for; the owner's must not.
  */
 static int end_and_close(struct pbs_sock *s, int fd, struct pbs_closing *call)
 {
-    int ghost = call && !lingers(fd) ? pbs_ghost_make(fd) : -1, seconds;
+    int ghost = lingers(fd) ? -1 : pbs_ghost_make(fd), seconds;
+    bool unread = pbs_sock_unread(s);
 
     pbs_items_leave_kernel(s); /* the kernel would take the members out with the file */
     if (ghost >= 0) {
         close_now(call);
-        pbs_visit_end(ghost, pbs_sock_unread(s));
-        pbs_ghost_close(ghost, false);
+        pbs_visit_leave(s, ghost, unread);
         return 0;
     }
-    seconds = pbs_visit_end(fd, pbs_sock_unread(s));
+    seconds = pbs_visit_end(fd, unread);
     if (!seconds)
         close_now(call);
     return seconds;
@@ -209,10 +210,6 @@ static int last_close(struct pbs_sock *s, int fd, bool missed, struct pbs_closin
     int seconds = 0;
 
     /* A sleeper's reference keeps it open, as in the kernel. */
-    if (away && pbs_visit_leave(s, fd)) {
-        pbs_items_leave_kernel(s);
-        away = false;
-    }
     if (away) {
         seconds = end_and_close(s, fd, call);
     } else if (pbs_gate_leave(&s->file) && !missed && pbs_sock_unread(s) && !pbs_user_confined) {

@@ -25,27 +25,34 @@ int pbs_visit_end(int fd, bool unread)
     return l.l_linger;
 }
 
-bool pbs_visit_leave(struct pbs_sock *s, int fd)
+/* Leaves it to a visitor. False: that is in its call no more, or was left too many. */
+static bool leave(struct pbs_thread *visitor, uint64_t call, int ghost)
 {
-    struct pbs_thread *visitor = s->visitor;
-    int ghost, mine, free = 0;
+    int mine = ghost + 1, free = 0;
 
-    if (!visitor || visitor->call != s->visit || (ghost = pbs_ghost_make(fd)) < 0)
+    if (!visitor || visitor->call != call)
         return false;
-    mine = ghost + 1;
-    atomic_fetch_add(&pbs_attention, 1);
-    for (unsigned i = 0; i < PBS_VISITS; i++, free = 0) {
-        if (!atomic_compare_exchange_strong(&visitor->visits[i], &free, mine))
-            continue;
-        /* Its call ended before it could see this: then nobody looks at it soon. */
-        if (visitor->call == s->visit ||
-            !atomic_compare_exchange_strong(&visitor->visits[i], &mine, 0))
-            return true;
-        break;
-    }
-    atomic_fetch_sub(&pbs_attention, 1);
-    pbs_ghost_close(ghost, false);
+    for (unsigned i = 0; i < PBS_VISITS; i++, free = 0)
+        if (atomic_compare_exchange_strong(&visitor->visits[i], &free, mine))
+            /* If the call has ended before it could see this, nobody looks at it soon. */
+            return visitor->call == call ||
+                   !atomic_compare_exchange_strong(&visitor->visits[i], &mine, 0);
     return false;
+}
+
+void pbs_visit_leave(struct pbs_sock *s, int ghost, bool unread)
+{
+    struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    uint64_t call = s->visit;
+
+    if (unread)
+        pbs_sys5(SYS_setsockopt, ghost, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    atomic_fetch_add(&pbs_attention, 1);
+    if (leave(s->visitor, call, ghost))
+        return;
+    atomic_fetch_sub(&pbs_attention, 1);
+    pbs_visit_end(ghost, unread);
+    pbs_ghost_close(ghost, false);
 }
 
 void pbs_visits_over(struct pbs_thread *self)

@@ -23,9 +23,9 @@ static inline void pbs_visit(struct pbs_thread *self, struct pbs_sock *s)
     }
 }
 
-/* fd is about to be closed, the last number of s, whose owner is away. True: a visitor is in its call,
- * and ends the connection. s locked, any thread. */
-bool pbs_visit_leave(struct pbs_sock *s, int fd);
+/* The last number of s, whose owner is away, is closed; ghost (ghost.h) stands for it. The connection ends:
+ * with the call of a visitor, who is left the ghost, or, if there is none, now. s locked, any thread. */
+void pbs_visit_leave(struct pbs_sock *s, int ghost, bool unread);
 
 /*
  * Ends a connection to which references are left: a reset if bytes are unread or SO_LINGER asks for one,
