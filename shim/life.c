@@ -164,9 +164,9 @@ static void linger(struct pbs_thread *self, int fd, int seconds)
 }
 
 /*
- * Bytes are held that will be dropped, or the connection has been ended: while the number still stood for it,
- * a receive of another thread would get from the kernel what comes after those, or the end. It waits for the
- * lock. The close does not linger.
+ * Bytes are held that will be dropped, or may come to a sleeper who takes a part of them, or the connection
+ * is to be ended: while the number still stood for it, a receive of another thread would get from the kernel
+ * what comes after those, or the end. It waits for the lock. The close does not linger.
  */
 static void close_now(struct pbs_closing *call)
 {
@@ -264,8 +264,10 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
                 continue;
             }
             /* Asleep in a receive on it: its reference outlives the number, as in the kernel. */
-            if (!missed)
+            if (!missed) {
                 s->ghost = pbs_ghost_make(fd);
+                close_now(call);
+            }
             pbs_items_drop(s);
             pbs_fdtab_clear(fd, &s->file);
             if (atomic_load(&owner->waiting) != s)
