@@ -89,7 +89,7 @@ static void trampoline(int sig, siginfo_t *info, void *context)
     struct pbs_thread *self = pbs_self;
     handler_fn *handler;
     unsigned mark;
-    uint64_t call;
+    uint32_t call;
     int saved = errno;
     bool quiet;
 

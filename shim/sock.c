@@ -32,7 +32,7 @@ struct pbs_sock *pbs_sock_get(void)
     s->dry_epoch = 0;
     s->user = 0;
     s->call = 0;
-    s->visitor = NULL;
+    s->visit = 0;
     memset(&s->tcp, 0, sizeof(*s) - offsetof(struct pbs_sock, tcp));
     s->fd = s->ghost = -1;
     pbs_unlock(&s->file.lock);

@@ -105,12 +105,7 @@ struct pbs_sock {
 
     _Atomic(uint64_t) user; /* id of the one thread that uses it; 0 none yet. Any thread by CAS */
 
-    /* Its user thread's `call` when that last began a real call which names this socket: equal means
-     * that it is in it, and the kernel has a reference of its own to the file. */
-    _Atomic(uint64_t) call;
-
-    /* Another thread that has begun such a call while a request was armed, and its `call` then (visit.h). */
-    _Atomic(struct pbs_thread *) visitor;
+    /* Another thread's call while a request was armed (visit.h). */
     _Atomic(uint64_t) visit;
 
     /* Moves when it is put: what was remembered of it is another socket's then. */
@@ -140,6 +135,10 @@ struct pbs_sock {
 
     uint64_t rid;    /* key in the ring's table; a new one for each arming */
     unsigned sqe_at; /* its request is in the kernel when the head of submissions is there */
+
+    /* Its user thread's `call` when that last began a real call which names this socket: equal means
+     * that it is in it, and the kernel has a reference of its own to the file. */
+    _Atomic(uint32_t) call;
     union {
         struct pbs_sock *revoke_next; /* guarded by ring->lock */
         struct pbs_sock *next_free;   /* of one that is put */

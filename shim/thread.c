@@ -56,7 +56,6 @@ struct pbs_thread *pbs_thread_make(void)
 {
     struct pbs_thread *t;
     sigset_t all, old;
-    uint64_t call = 0;
 
     if (!have_key)
         return NULL;
@@ -70,17 +69,15 @@ struct pbs_thread *pbs_thread_make(void)
     if (t)
         spare = t->next;
     pbs_unlock(&list_lock);
-    if (t) {
-        call = t->call;
+    if (t)
         memset(t, 0, offsetof(struct pbs_thread, deferred_info));
-    } else {
+    else
         t = pbs_mem_get(sizeof(*t));
-    }
     if (!t)
         goto out;
     t->id = atomic_fetch_add(&last_id, 1) + 1;
     t->ready_epoch = 1;
-    t->call = call + 1; /* as of no record that remembers this block */
+    t->call = 1; /* a record's 0 is no call */
     t->dying = dying;
     pbs_lock(&list_lock);
     t->next = live;
@@ -161,6 +158,17 @@ __attribute__((no_sanitize_thread)) void pbs_thread_sum(struct pbs_stats *to)
             sum[i] += __atomic_load_n(&from[i], __ATOMIC_RELAXED);
     }
     pbs_unlock(&list_lock);
+}
+
+struct pbs_thread *pbs_thread_find(uint32_t id)
+{
+    struct pbs_thread *t;
+
+    pbs_lock(&list_lock);
+    for (t = live; t && (uint32_t)t->id != id; t = t->next)
+        ;
+    pbs_unlock(&list_lock);
+    return t;
 }
 
 void pbs_thread_reset(void)

@@ -47,7 +47,7 @@ struct pbs_thread {
 
     /* Moves when a real call on records begins and when it ends, and while a handler runs in it: see
      * pbs_sock.call. Any thread reads. */
-    _Atomic(uint64_t) call;
+    _Atomic(uint32_t) call;
 
     /* The record that this thread sleeps for. Written here and by this thread's trampoline, read by
      * any thread: while it is set, a close leaves the request alone, as the kernel's own reference
@@ -120,6 +120,9 @@ static inline void pbs_crit_leave(struct pbs_thread *self)
 
 /* Sets the function that takes a thread's ring apart at its end (rx; thread knows no ring). */
 void pbs_thread_init(void (*at_exit)(struct pbs_thread *self));
+
+/* The live thread of which these are the low bits of its id; NULL. The block may be another thread's soon. */
+struct pbs_thread *pbs_thread_find(uint32_t id);
 
 /* Adds up the counters of all live threads. */
 void pbs_thread_sum(struct pbs_stats *to);

@@ -25,17 +25,18 @@ int pbs_visit_end(int fd, bool unread)
     return l.l_linger;
 }
 
-/* Leaves it to a visitor. False: that is in its call no more, or was left too many. */
-static bool leave(struct pbs_thread *visitor, uint64_t call, int ghost)
+/* Leaves it to the visitor. False: that is in its call no more, or was left too many. */
+static bool leave(uint64_t visit, int ghost)
 {
+    struct pbs_thread *visitor = pbs_thread_find((uint32_t)(visit >> 32));
     int mine = ghost + 1, free = 0;
 
-    if (!visitor || visitor->call != call)
+    if (!visitor || pbs_visit_of(visitor) != visit)
         return false;
     for (unsigned i = 0; i < PBS_VISITS; i++, free = 0)
         if (atomic_compare_exchange_strong(&visitor->visits[i], &free, mine))
             /* If the call has ended before it could see this, nobody looks at it soon. */
-            return visitor->call == call ||
+            return pbs_visit_of(visitor) == visit ||
                    !atomic_compare_exchange_strong(&visitor->visits[i], &mine, 0);
     return false;
 }
@@ -43,12 +44,11 @@ static bool leave(struct pbs_thread *visitor, uint64_t call, int ghost)
 void pbs_visit_leave(struct pbs_sock *s, int ghost, bool unread)
 {
     struct linger reset = {.l_onoff = 1, .l_linger = 0};
-    uint64_t call = s->visit;
 
     if (unread)
         pbs_sys5(SYS_setsockopt, ghost, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
     atomic_fetch_add(&pbs_attention, 1);
-    if (leave(s->visitor, call, ghost))
+    if (leave(s->visit, ghost))
         return;
     atomic_fetch_sub(&pbs_attention, 1);
     pbs_visit_end(ghost, unread);

@@ -10,6 +10,12 @@
 #include "sock.h"
 #include "thread.h"
 
+/* A thread, and which of its calls. */
+static inline uint64_t pbs_visit_of(struct pbs_thread *t)
+{
+    return t->id << 32 | t->call;
+}
+
 /* The real call that self is about to make names s. Of several visitors the last is known. Any thread; no
  * lock needed. */
 static inline void pbs_visit(struct pbs_thread *self, struct pbs_sock *s)
@@ -18,8 +24,7 @@ static inline void pbs_visit(struct pbs_thread *self, struct pbs_sock *s)
                    self->id)) { /* the owner's count alone can be compared with the owner's */
         s->call = self->call;
     } else if (s->armed) {
-        s->visit = self->call;
-        s->visitor = self;
+        s->visit = pbs_visit_of(self);
     }
 }
 
