@@ -64,7 +64,7 @@ static inline bool is_well(struct pbs_file *f)
     struct pbs_thread *self = pbs_self;
     struct pbs_sock *s = (struct pbs_sock *)f;
 
-    return f->kind == PBS_FILE_SOCK && self && s->user == self->id && !s->error;
+    return f->kind == PBS_FILE_SOCK && self && s->user == self->id && !pbs_sock_error(s);
 }
 
 /*

@@ -224,6 +224,28 @@ static void test_reset_before_the_fork_is_told_once_parent_first(void)
     }
 }
 
+/* A send asks as well, in the parent or in the child, and is given the error, not a signal. */
+static void test_reset_before_the_fork_is_told_to_a_send(void)
+{
+    for (int in_child = 0; in_child < 2; in_child++) {
+        struct shared *s = open_reset();
+        pid_t pid = MUST(fork());
+
+        if (pid == 0) {
+            if (in_child)
+                CHECK_ERR(write(s->p.us, "x", 1), ECONNRESET);
+            _exit(0);
+        }
+        check_child(pid);
+        if (!in_child)
+            CHECK_ERR(write(s->p.us, "x", 1), ECONNRESET);
+        CHECK_ERR(send(s->p.us, "x", 1, MSG_NOSIGNAL), EPIPE);
+        take(&s->p, 20);
+        see_no_error(&s->p);
+        shared_close(s);
+    }
+}
+
 static void test_reset_after_the_fork_comes_behind_the_bytes(void)
 {
     struct shared *s = pair_share(pair_open_held(40));
@@ -331,6 +353,7 @@ const struct test_case test_cases[] = {
     CASE(test_duplicates_of_both_sides_keep_it_open),
     CASE(test_reset_before_the_fork_is_told_once_child_first),
     CASE(test_reset_before_the_fork_is_told_once_parent_first),
+    CASE(test_reset_before_the_fork_is_told_to_a_send),
     CASE(test_reset_after_the_fork_comes_behind_the_bytes),
     CASE(test_end_of_stream_is_seen_by_both_after_the_bytes),
     CASE(test_shutdown_by_one_holds_for_both),
