@@ -254,7 +254,12 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
         }
         if (pbs_sock_holds(s))
             continue;
-        r = sleeps ? verify(self, s, fd, dst, flags, look_only) : empty(self, s, dst);
+        if (!sleeps)
+            r = empty(self, s, dst);
+        else if (wanted)
+            r = verify(self, s, fd, dst, flags, look_only);
+        else
+            r = plain_now(self, s); /* len 0: whatever wakes the kernel's wait ends it */
         if (r == PBS_RX_SLEEP) {
             pinned = true;
             if (s->timeout && !deadline)
@@ -266,9 +271,7 @@ static PBS_COLD ssize_t slow(struct pbs_thread *self, struct pbs_sock *s, int fd
             break;
         }
         if (r != PBS_RX_LOOK) {
-            if (!wanted) /* len 0: the kernel gives 0 after any sleep, timed out or interrupted */
-                r = 0;
-            else if (r != PBS_RX_AGAIN)
+            if (r != PBS_RX_AGAIN)
                 r = done_or(self, s, dst, r);
             break;
         }

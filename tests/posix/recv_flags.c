@@ -206,6 +206,27 @@ static void test_len0_recv_empty_is_eagain_or_waits(void)
     pair_close(&p);
 }
 
+static void end_ours(void *arg)
+{
+    MUST(shutdown(*(int *)arg, SHUT_WR));
+}
+
+/* Whatever wakes it ends it: here the peer's answer to the end of our stream, with nothing to read. */
+static void test_len0_recv_is_ended_by_any_news(void)
+{
+    struct pair p = pair_open_warm();
+    struct later l;
+
+    check_empty(p.us);
+    later(&l, end_ours, &p.us);
+    CHECK_EQ(recv(p.us, buf, 0, 0), 0);
+    CHECK(later_join(&l));
+    check_empty(p.us);
+    put(&p, 10);
+    take(&p, 10);
+    pair_close(&p);
+}
+
 static void test_len0_recv_bytes_waiting_is_zero_takes_none(void)
 {
     for (int where = 0; where < WHERES; where++) {
@@ -305,6 +326,7 @@ const struct test_case test_cases[] = {
     CASE(test_trunc_empty_waits),
     CASE(test_len0_read_is_zero_at_once),
     CASE(test_len0_recv_empty_is_eagain_or_waits),
+    CASE(test_len0_recv_is_ended_by_any_news),
     CASE(test_len0_recv_bytes_waiting_is_zero_takes_none),
     CASE(test_len0_recv_takes_the_error),
     CASE(test_flags_without_meaning_are_ignored),
