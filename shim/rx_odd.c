@@ -187,7 +187,8 @@ ssize_t pbs_rx_peek(struct pbs_thread *self, struct pbs_sock *s, int fd, struct 
 
     if (!n && !pbs_sock_error(s))
         return PBS_RX_PASS;
-    if (n && !(flags & MSG_TRUNC) && !pbs_rx_prove(self, dst, n))
+    if (n && !(flags & MSG_TRUNC) &&
+        (!pbs_rx_prove(self, dst, n) || (n < left && pbs_rx_faults(self, s, fd, dst))))
         return -EFAULT;
     pbs_crit_enter(self);
     pbs_lock(&s->file.lock);

@@ -197,6 +197,24 @@ static void test_half_mapped_buffer_too_small_loses_nothing(void)
     }
 }
 
+/* What came in one piece is refused in one piece, also to a look, and wherever its parts are now. */
+static void test_half_mapped_buffer_peek_is_refused(void)
+{
+    struct pair p = pair_open_warm();
+    uint8_t *area = pages(2, PROT_READ | PROT_WRITE);
+
+    MUST(munmap(area + PAGE, PAGE));
+    put(&p, 200);
+    take(&p, 1);
+    CHECK_ERR(recv(p.us, area + PAGE - 150, 300, MSG_PEEK), EFAULT);
+    CHECK_EQ(recv(p.us, area + PAGE - 200, 300, MSG_PEEK), 199);
+    check_ahead(&p, area + PAGE - 200, 0, 199);
+    take(&p, 199);
+    check_empty(p.us);
+    munmap(area, PAGE);
+    pair_close(&p);
+}
+
 static void test_second_vector_wild_loses_nothing(void)
 {
     for (int where = 0; where < WHERES; where++) {
@@ -348,6 +366,7 @@ const struct test_case test_cases[] = {
     CASE(test_wild_pointer_nothing_waiting_is_told_after_the_wait),
     CASE(test_half_mapped_buffer_enough_room_is_filled),
     CASE(test_half_mapped_buffer_too_small_loses_nothing),
+    CASE(test_half_mapped_buffer_peek_is_refused),
     CASE(test_second_vector_wild_loses_nothing),
     CASE(test_protected_pages_are_efault_take_none),
     CASE(test_mapped_file_as_buffer_works_past_its_end_is_efault),
