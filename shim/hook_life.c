@@ -86,6 +86,25 @@ PBS_EXPORT int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
     return accepted(fd, r, gen);
 }
 
+/* Disconnected or connected again: the kernel has thrown away what was unread, and with a new
+ * connection also an error that nobody has been given. */
+static void forget_stream(struct pbs_sock *s, bool connected)
+{
+    struct pbs_thread *self = pbs_thread_get();
+
+    pbs_crit_enter(self);
+    pbs_lock(&s->file.lock);
+    if (connected)
+        pbs_sock_take_error(s);
+    pbs_sock_drop(s, s->held, pbs_ring_home, s);
+    while (s->spill && pbs_spill_left(s->spill) && pbs_rx_pull(s, SIZE_MAX))
+        pbs_sock_drop(s, s->held, pbs_ring_home, s);
+    pbs_rx_settle(s);
+    pbs_ring_forget(s);
+    pbs_unlock(&s->file.lock);
+    pbs_crit_leave(self);
+}
+
 PBS_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
 {
     struct pbs_sock *s = sock_of(fd);
@@ -95,20 +114,8 @@ PBS_EXPORT int connect(int fd, const struct sockaddr *addr, socklen_t len)
     if (s && s->state == PBS_ADOPTED)
         pbs_release_fd(fd, PBS_WHY_connect);
     r = real.connect(fd, addr, len);
-    if (s && !r && pbs_sock_holds(s)) {
-        /* Disconnected: the kernel has thrown away what was unread. */
-        struct pbs_thread *self = pbs_thread_get();
-
-        pbs_crit_enter(self);
-        pbs_lock(&s->file.lock);
-        pbs_sock_drop(s, s->held, pbs_ring_home, s);
-        pbs_sock_take_error(s);
-        while (s->spill && pbs_rx_pull(s, SIZE_MAX))
-            pbs_sock_drop(s, s->held, pbs_ring_home, s);
-        pbs_ring_forget(s);
-        pbs_unlock(&s->file.lock);
-        pbs_crit_leave(self);
-    }
+    if (s && (!r || errno == EINPROGRESS) && pbs_sock_holds(s))
+        forget_stream(s, addr->sa_family != AF_UNSPEC);
     return r;
 }
 

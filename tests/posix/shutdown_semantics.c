@@ -1,6 +1,6 @@
 /*
  * shutdown(2): each direction, with bytes unread, while another thread is blocked, and what
- * receives, sends and poll say afterwards.
+ * receives, sends and poll say afterwards; and connect() to nothing, which ends both.
  */
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -172,6 +172,60 @@ static void test_shutdown_then_peers_reset_is_told_once(void)
     pair_close(&p);
 }
 
+static void disconnect(int fd)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+
+    MUST(connect(fd, &none, sizeof(none)));
+}
+
+static void test_disconnect_drops_what_is_unread(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with(where, 40);
+
+        disconnect(p.us);
+        CHECK_PEER_SEES(p.peer, SEEN_RESET);
+        CHECK_ERR(recv(p.us, buf, 10, 0), ECONNRESET);
+        CHECK_ERR(recv(p.us, buf, 10, 0), ENOTCONN);
+        pair_close(&p);
+    }
+}
+
+/* The peer's reset stays to be told when the socket is disconnected, until it is connected again. */
+static void test_disconnect_after_a_reset_keeps_the_error(void)
+{
+    for (int again = 0; again < 2; again++) {
+        struct pair p = pair_open_warm();
+        struct sockaddr_storage addr;
+        socklen_t len = sizeof(int);
+        int family, listener, peer;
+
+        MUST(getsockopt(p.us, SOL_SOCKET, SO_DOMAIN, &family, &len));
+        listener = MUST(listener_open(family));
+        put(&p, 21);
+        peer_reset(&p);
+        take(&p, 1);
+        disconnect(p.us);
+        if (again) {
+            len = sizeof(addr);
+            MUST(getsockname(listener, (struct sockaddr *)&addr, &len));
+            MUST(connect(p.us, (struct sockaddr *)&addr, len));
+            peer = MUST(accept(listener, NULL, NULL));
+            CHECK_EQ(so_error(p.us), 0);
+            check_empty(p.us);
+            CHECK_EQ(send(peer, "x", 1, 0), 1);
+            CHECK_EQ(recv(p.us, buf, 10, 0), 1);
+            close(peer);
+        } else {
+            CHECK_ERR(write(p.us, "x", 1), ECONNRESET);
+            CHECK_ERR(recv(p.us, buf, 10, 0), ENOTCONN);
+        }
+        close(listener);
+        pair_close(&p);
+    }
+}
+
 const struct test_case test_cases[] = {
     CASE(test_shut_wr_ends_ours_and_reads_on),
     CASE(test_shut_rd_gives_what_is_there_then_zero_then_later_bytes),
@@ -182,5 +236,7 @@ const struct test_case test_cases[] = {
     CASE(test_shut_wr_by_another_thread_leaves_a_receive_blocked),
     CASE(test_shutdown_bad_arguments_change_nothing),
     CASE(test_shutdown_then_peers_reset_is_told_once),
+    CASE(test_disconnect_drops_what_is_unread),
+    CASE(test_disconnect_after_a_reset_keeps_the_error),
     CASES_END,
 };
