@@ -44,7 +44,9 @@ bool pbs_rx_look(struct pbs_thread *self, struct pbs_sock *s)
     passes = r->armed / 20 + 2;
     while (pbs_ring_pending(r) && passes-- && !pbs_sock_holds(s) && s->armed)
         pbs_ring_drain(r);
-    return s->armed && !s->unverified && pbs_sock_dry(s, self->ready_epoch) && !pbs_ring_pending(r);
+    /* What was brought may be dropped by a close at any moment: held is looked at first. */
+    return !pbs_sock_holds(s) && s->armed && !s->unverified && pbs_sock_dry(s, self->ready_epoch) &&
+           !pbs_ring_pending(r);
 }
 
 ssize_t pbs_rx_sleep(struct pbs_thread *self, struct pbs_sock *s, int64_t deadline, bool once)
