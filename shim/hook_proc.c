@@ -185,6 +185,7 @@ struct beginning {
     int (*fn)(void *);
     void *arg;
     struct pbs_legacy *legacy;
+    enum pbs_lent lent;
 };
 
 /* A copy of its parent's memory. */
@@ -201,13 +202,13 @@ static int lent(void *p)
 {
     struct beginning b = *(struct beginning *)p;
 
-    pbs_in_vfork_child = 1;
+    pbs_in_vfork_child = b.lent;
     return b.fn(b.arg);
 }
 
 PBS_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 {
-    struct beginning b = {fn, arg, NULL};
+    struct beginning b = {fn, arg, NULL, flags & CLONE_SIGHAND ? PBS_LENT_HANDLERS : PBS_LENT};
     int was = pbs_in_vfork_child, r;
     void *ptid, *tls, *ctid;
     va_list ap;

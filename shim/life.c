@@ -9,7 +9,6 @@
 #include "ghost.h"
 #include "visit.h"
 
-__thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
 atomic_int pbs_host;
 
 /* Puts a record that nobody knows yet into the table. */

@@ -10,12 +10,10 @@
 #include "rx.h"
 
 /*
- * A vfork child runs in its parent's memory: it must change nothing of ours. Set by the vfork hook, and in
- * a thread that has taken a table of descriptors of its own. A child that goes on beside its parent
- * has the same thread block: it is told by its process id.
+ * A vfork child runs in its parent's memory: it must change nothing of ours. So must a thread with a table of
+ * descriptors of its own. A child that goes on beside its parent has the same thread block: it is told
+ * by its process id.
  */
-#define PBS_APART 2 /* a value of it: such a thread */
-extern __thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
 extern atomic_int pbs_host; /* the process whose memory it is; 0: nobody else runs in it */
 
 static inline bool pbs_guest(void)

@@ -141,6 +141,22 @@ static void leave(struct pbs_thread *self, const uint64_t *mask)
         pbs_sys4(SYS_rt_sigprocmask, SIG_SETMASK, mask, NULL, 8);
 }
 
+/* In a child that runs in our memory: its actions are its own, and no trampoline is told of them here. */
+static int guests_action(int sig, const struct sigaction *act, struct sigaction *old)
+{
+    struct sigaction was;
+    int r = real.sigaction(sig, act, &was);
+
+    if (r || !old)
+        return r;
+    if (was.sa_sigaction == trampoline) {
+        was.sa_sigaction = atomic_load(&action_of[sig].handler);
+        was.sa_flags = (was.sa_flags & ~SA_SIGINFO) | (action_of[sig].flags & SA_SIGINFO);
+    }
+    *old = was;
+    return 0;
+}
+
 int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
 {
     struct sigaction sa, was;
@@ -151,6 +167,8 @@ int pbs_sig_action(int sig, const struct sigaction *act, struct sigaction *old)
 
     if (sig < 1 || sig > 64)
         return real.sigaction(sig, act, old);
+    if (pbs_unlikely(pbs_in_vfork_child == PBS_LENT))
+        return guests_action(sig, act, old);
     if (act)
         sa = *act; /* a bad pointer faults here, as it does in libc's own copy */
     self = enter(&mask);

@@ -8,6 +8,7 @@
 #include "mem.h"
 
 __thread struct pbs_thread *pbs_self __attribute__((tls_model("initial-exec")));
+__thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
 static __thread bool dying __attribute__((tls_model("initial-exec")));
 
 static struct pbs_lock list_lock;

@@ -87,6 +87,15 @@ struct pbs_thread {
 
 extern __thread struct pbs_thread *pbs_self __attribute__((tls_model("initial-exec")));
 
+/* Whose memory and numbers a thread has. hook_vfork.c writes the 1. */
+enum pbs_lent {
+    PBS_LENT_NOT,
+    PBS_LENT,          /* a child in its parent's memory until that goes on; handlers of its own */
+    PBS_LENT_HANDLERS, /* the same, with its parent's */
+    PBS_APART,         /* a thread with a table of descriptors of its own */
+};
+extern __thread int pbs_in_vfork_child __attribute__((tls_model("initial-exec")));
+
 /* This thread's block, made at need. NULL when out of memory: then the plain call is made. */
 struct pbs_thread *pbs_thread_make(void);
 

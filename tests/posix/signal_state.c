@@ -2,6 +2,7 @@
  * What signals leave behind in a thread that receives: its mask, the order of queued signals, the
  * stack that its handlers run on, the actions as they are read back.
  */
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "asleep.h"
+#include "proc.h"
 #include "tcp.h"
 #include "test.h"
 
@@ -242,10 +244,104 @@ static void test_one_shot_action_reads_back_as_the_kernel_has_it(void)
     CHECK_EQ((unsigned)got.sa_flags & SHOWN, SHOWN);
 }
 
+/*
+ * A vfork child sets its own actions before it execs, in its parent's memory: the parent's stay, as does what
+ * they say about SA_RESTART.
+ */
+static pid_t reset_by_vfork(void)
+{
+    struct sigaction old;
+    pid_t pid = vfork();
+
+    if (!pid) {
+        if (sigaction(SIGUSR1, NULL, &old) || old.sa_handler != count_first ||
+            old.sa_flags & SA_RESTART)
+            _exit(1);
+        if (signal(SIGUSR1, count_second) != count_first ||
+            signal(SIGUSR1, SIG_DFL) != count_second)
+            _exit(2);
+        signal(SIGUSR2, count_second);
+        _exit(0);
+    }
+    return pid;
+}
+
+static int reset_in_clone(void *arg)
+{
+    (void)arg;
+    signal(SIGUSR1, count_second);
+    signal(SIGUSR2, SIG_DFL);
+    _exit(0);
+}
+
+static pid_t reset_by_clone(void)
+{
+    static _Alignas(16) char stack[65536];
+
+    return clone(reset_in_clone, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
+}
+
+static void test_vfork_child_sets_actions_of_its_own(void)
+{
+    static pid_t (*const ways[])(void) = {reset_by_vfork, reset_by_clone};
+    struct sigaction sa = {.sa_handler = count_first}, now;
+    struct pair p = pair_open_warm();
+
+    MUST(sigaction(SIGUSR1, &sa, NULL));
+    sa.sa_flags = SA_RESTART;
+    MUST(sigaction(SIGUSR2, &sa, NULL));
+    for (unsigned i = 0; i < COUNT_OF(ways); i++) {
+        struct later_kill lk;
+
+        check_child(MUST(ways[i]()));
+        MUST(sigaction(SIGUSR1, NULL, &now));
+        CHECK(now.sa_handler == count_first);
+        CHECK_EQ(now.sa_flags & SA_RESTART, 0);
+        MUST(sigaction(SIGUSR2, NULL, &now));
+        CHECK(now.sa_handler == count_first);
+        first_ran = 0;
+        MUST0(raise(SIGUSR2));
+        CHECK_EQ(first_ran, 1);
+        later_kill(&lk, SIGUSR1);
+        CHECK_ERR(recv(p.us, buf, 10, 0), EINTR);
+        later_join(&lk.l);
+        CHECK_EQ(first_ran, 2);
+        CHECK_EQ(second_ran, 0);
+    }
+    pair_close(&p);
+}
+
+/* One that shares the actions sets them for both. */
+static int set_shared(void *arg)
+{
+    (void)arg;
+    signal(SIGUSR1, count_second);
+    _exit(0);
+}
+
+static void test_child_that_shares_actions_sets_them_for_both(void)
+{
+    static _Alignas(16) char stack[65536];
+    struct sigaction sa = {.sa_handler = count_first};
+    struct pair p = pair_open_warm();
+
+    MUST(sigaction(SIGUSR1, &sa, NULL));
+    check_child(MUST(clone(set_shared, stack + sizeof(stack),
+                           CLONE_VM | CLONE_VFORK | CLONE_SIGHAND | SIGCHLD, NULL)));
+    MUST0(raise(SIGUSR1));
+    CHECK_EQ(first_ran, 0);
+    CHECK_EQ(second_ran, 1);
+    put(&p, 5);
+    take(&p, 5);
+    pair_close(&p);
+}
+
 const struct test_case test_cases[] = {
     CASE(test_two_signals_at_once_leave_the_mask_as_it_was),
     CASE(test_queued_signals_keep_their_order),
     CASE(test_handler_on_a_small_stack_stays_within_it),
     CASE_ONCE(test_one_shot_action_reads_back_as_the_kernel_has_it),
+    CASE(test_vfork_child_sets_actions_of_its_own),
+    CASE(test_child_that_shares_actions_sets_them_for_both),
     CASES_END,
 };
