@@ -13,12 +13,17 @@
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
+static void before_map(int flags, int fd)
+{
+    if (!(flags & MAP_ANONYMOUS) && !pbs_fdtab_miss(fd))
+        pbs_release_fd(fd, PBS_WHY_io); /* TCP_ZEROCOPY_RECEIVE comes next */
+}
+
 PBS_EXPORT void *mmap(void *at, size_t n, int prot, int flags, int fd, off_t off)
 {
     void *r;
 
-    if (!(flags & MAP_ANONYMOUS) && !pbs_fdtab_miss(fd))
-        pbs_release_fd(fd, PBS_WHY_io); /* TCP_ZEROCOPY_RECEIVE comes next */
+    before_map(flags, fd);
     r = real.mmap(at, n, prot, flags, fd, off);
     if (!(prot & PROT_WRITE) || fd >= 0) /* past a file's end there is nothing to write to */
         pbs_user_changed();
@@ -72,27 +77,12 @@ PBS_EXPORT int shmdt(const void *at)
     return r;
 }
 
+/* By its number: libc's own functions look at the arguments first. */
 bool pbs_mem_by_number(long nr, const long *a, long *r)
 {
-    void *at = (void *)a[0];
-    size_t n = (size_t)a[1];
-
-    switch (nr) {
-    case SYS_mmap:
-        *r = (long)mmap(at, n, (int)a[2], (int)a[3], (int)a[4], a[5]);
-        return true;
-    case SYS_munmap:
-        *r = munmap(at, n);
-        return true;
-    case SYS_mprotect:
-        *r = mprotect(at, n, (int)a[2]);
-        return true;
-    case SYS_mremap:
-        *r = (long)mremap(at, n, (size_t)a[2], (int)a[3], (void *)a[4]);
-        return true;
-    case SYS_shmdt:
-        *r = shmdt(at);
-        return true;
-    }
-    return false;
+    if (nr == SYS_mmap)
+        before_map((int)a[3], (int)a[4]);
+    *r = real.syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+    pbs_user_changed();
+    return true;
 }

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -140,6 +141,29 @@ static void test_bad_filter_changes_nothing(void)
     pair_close(&p);
 }
 
+/* A call by its number is the filter's to judge, with the arguments that it has: libc's own mmap() refuses
+ * an offset that is no multiple of a page, and the kernel did not hear of the call. */
+static void test_a_call_by_number_reaches_the_filter_as_it_is(void)
+{
+    struct sock_filter odd[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[5])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 4097, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | E2BIG),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog refusing = {.len = COUNT_OF(odd), .filter = odd};
+    struct pair p = pair_open_held(20);
+
+    take(&p, 20);
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &refusing));
+    CHECK_ERR(syscall(SYS_mmap, NULL, 4096, PROT_READ, MAP_PRIVATE, p.us, 4097), E2BIG);
+    CHECK_ERR(syscall(SYS_mmap, NULL, 4096, PROT_READ, MAP_PRIVATE, -1, 0), EBADF);
+    pair_close(&p);
+}
+
 /* Whether it would be killed has to be found out without the program's noticing: by no child that it
  * is told of. */
 static int born_shut_in(int argc, char **argv)
@@ -181,6 +205,7 @@ const struct test_case test_cases[] = {
     CASE(test_filter_for_all_threads_the_stream_goes_on),
     CASE(test_filter_for_all_threads_while_one_is_blocked),
     CASE(test_bad_filter_changes_nothing),
+    CASE(test_a_call_by_number_reaches_the_filter_as_it_is),
     CASE(test_born_under_a_killing_filter),
     CASES_END,
 };
