@@ -31,10 +31,12 @@ static void give_up(enum pbs_reason why)
     pbs_thaw();
 }
 
-/* Before and after a filter is installed: other threads may be under it before the call returns. */
+/* Before and after a filter is installed: other threads may be under it before the call returns, and who
+ * asked for the counters gets them now, since it may kill for the file they go to. */
 static bool confine(void)
 {
     give_up(PBS_WHY_seccomp);
+    pbs_proc_tell();
     return atomic_exchange(&pbs_user_confined, true);
 }
 

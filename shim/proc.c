@@ -11,6 +11,7 @@
 #include "life.h"
 #include "mem.h"
 #include "spill.h"
+#include "user.h"
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
@@ -224,19 +225,28 @@ void pbs_proc_after_exec(void)
     pbs_thaw();
 }
 
-void pbs_proc_end(void)
+/* What is known here is this process's: it is no raw clone. */
+static bool ours(void)
+{
+    return alive && (atomic_load(alive) || atomic_load(parted));
+}
+
+void pbs_proc_tell(void)
 {
     struct pbs_stats live = {0};
     struct pbs_pool_stats pool = {0};
 
-    if (pbs_guest() || !alive)
-        return;
-    if (!atomic_load(alive) && !atomic_load(parted)) /* a raw clone: nothing here is its own */
-        return;
-    pbs_close_process();
-    if (!pbs_conf.stats[0])
+    if (!pbs_conf.stats[0] || pbs_user_confined || pbs_guest() || !ours())
         return;
     pbs_thread_sum(&live);
     pbs_ring_pool_sum(&pool);
     pbs_stats_write(&live, &pool);
+}
+
+void pbs_proc_end(void)
+{
+    if (pbs_guest() || !ours())
+        return;
+    pbs_close_process();
+    pbs_proc_tell();
 }

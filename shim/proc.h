@@ -39,6 +39,10 @@ void pbs_proc_after_parting(void);
 void pbs_proc_before_exec(void);
 void pbs_proc_after_exec(void);
 
+/* Writes the counters where the program's environment wants them, once; under a filter of system calls
+ * that the program has installed never: the filter may kill for it. */
+void pbs_proc_tell(void);
+
 /* The process ends. */
 void pbs_proc_end(void);
 

@@ -10,6 +10,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "asleep.h"
+#include "proc.h"
 #include "tcp.h"
 #include "test.h"
 
@@ -141,6 +143,47 @@ static void test_bad_filter_changes_nothing(void)
     pair_close(&p);
 }
 
+/* A filter that knows the few calls that a program makes from here on. */
+static struct sock_filter strict[] = {
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat, 2, 0),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getpid, 1, 0),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+};
+
+static void end_by_syscall(int status)
+{
+    syscall(SYS_exit_group, status);
+}
+
+/*
+ * The end of a process is part of what the filter allows: counters that were to be written then needed a
+ * file, and the process was killed. A child of it ends under the same filter.
+ */
+static void test_ends_under_a_filter_without_asking_for_more(void)
+{
+    static void (*const ends[])(int) = {exit, _exit, quick_exit, end_by_syscall};
+    struct sock_fprog few = {.len = COUNT_OF(strict), .filter = strict};
+    struct pair p = pair_open_held(20);
+
+    take(&p, 20);
+    for (size_t i = 0; i < COUNT_OF(ends); i++) {
+        pid_t pid = MUST(fork());
+
+        if (pid == 0) {
+            MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+            MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &few));
+            pid = MUST(fork());
+            if (pid)
+                check_child(pid);
+            ends[i](0);
+        }
+        check_child(pid);
+    }
+    pair_close(&p);
+}
+
 /* A call by its number is the filter's to judge, with the arguments that it has: libc's own mmap() refuses
  * an offset that is no multiple of a page, and the kernel did not hear of the call. */
 static void test_a_call_by_number_reaches_the_filter_as_it_is(void)
@@ -205,6 +248,7 @@ const struct test_case test_cases[] = {
     CASE(test_filter_for_all_threads_the_stream_goes_on),
     CASE(test_filter_for_all_threads_while_one_is_blocked),
     CASE(test_bad_filter_changes_nothing),
+    CASE(test_ends_under_a_filter_without_asking_for_more),
     CASE(test_a_call_by_number_reaches_the_filter_as_it_is),
     CASE(test_born_under_a_killing_filter),
     CASES_END,
