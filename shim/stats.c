@@ -86,11 +86,13 @@ void pbs_stats_write(const struct pbs_stats *live, const struct pbs_pool_stats *
 #define NAME(name) #name,
     static const char *const counter_name[] = {PBS_COUNTER_LIST(NAME)};
     static const char *const reason_name[] = {PBS_REASON_LIST(NAME)};
+    /* Used once; a process may end on a stack of a page or so, a handler's or a clone's. */
+    static struct out o;
     struct pbs_stats all = {0};
-    struct out o = {.at = 0};
 
     if (!pbs_conf.stats[0] || atomic_exchange(&written, true))
         return;
+    o.at = 0;
     pbs_stats_merge(live);
     pbs_lock(&lock);
     add(&all, &sum);
