@@ -70,6 +70,8 @@ static void write_pool(struct out *o, const struct pbs_stats *all,
                        const struct pbs_pool_stats *pool)
 {
     unsigned long long home = all->n[PBS_STAT_recycled];
+    /* In tenths: a locale's comma is not wanted, nor what printf needs for a floating-point number. */
+    unsigned long long ratio = home ? (10 * all->n[PBS_STAT_completions] + home / 2) / home : 0;
 
     line(o, "pool_total %llu\n", (unsigned long long)pool->total);
     line(o, "pool_available %llu\n", (unsigned long long)pool->available);
@@ -77,8 +79,7 @@ static void write_pool(struct out *o, const struct pbs_stats *all,
     line(o, "pool_buf_size %u\n", pool->buf_size);
     line(o, "pool_exhaustions %llu\n",
          (unsigned long long)(all->n[PBS_STAT_enobufs] + all->pass[PBS_WHY_pool]));
-    line(o, "pool_reuse_ratio %.1f\n",
-         home ? (double)all->n[PBS_STAT_completions] / (double)home : 0.0);
+    line(o, "pool_reuse_ratio %llu.%llu\n", ratio / 10, ratio % 10);
 }
 
 void pbs_stats_write(const struct pbs_stats *live, const struct pbs_pool_stats *pool)
