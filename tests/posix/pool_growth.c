@@ -3,6 +3,7 @@
  * no wait in between notices, by a word or by its time.
  */
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -229,35 +230,81 @@ static void test_growth_idle_thread_sleeps_on(void)
     crowd_close(&c);
 }
 
+static void fail_to_execute(void)
+{
+    char *nothing[] = {NULL};
+
+    CHECK_ERR(execv("/nothing/there", nothing), ENOENT);
+}
+
+static void fork_a_child(void)
+{
+    pid_t pid = MUST(fork());
+
+    if (!pid)
+        _exit(0);
+    check_child(pid);
+}
+
+static atomic_bool over;
+
+static void *do_now_and_then(void *arg)
+{
+    struct timespec little = {.tv_nsec = 70000000};
+
+    while (!atomic_load(&over)) {
+        (*(void (**)(void))arg)();
+        nanosleep(&little,
+                  NULL); /* often enough for one to be just before or after a second's end */
+    }
+    return NULL;
+}
+
 /* Nothing is left of a burst's memory after a while of little. */
-static int grow_and_idle(int argc, char **argv)
+static int grow_and_idle(void (*act)(void))
 {
     struct epoll_event ev;
+    struct worker w;
     struct crowd c;
     long before;
 
-    (void)argc, (void)argv;
     crowd_open(&c);
     burst(&c, 10);
     before = resident_kib();
     burst(&c, 60000);
     for (int i = 0; i < 4; i++) {
+        int64_t since = now_ms();
+
         CHECK_EQ(epoll_wait(c.ep, &ev, 1, IDLE_MS / 2), 0);
+        check_lasted(since, IDLE_MS / 2);
         burst(&c, 1);
+        if (i == 0 && act)
+            worker_start(&w, do_now_and_then, &act);
     }
+    atomic_store(&over, true);
+    if (act)
+        worker_join(&w);
     if (!TEST_ASAN && !TEST_TSAN && resident_kib() - before > 1536)
         FAIL("%ld KiB more than before the bursts", resident_kib() - before);
     crowd_close(&c);
     return 0;
 }
 
-static void check_given_back(const char *groups)
+static int helper(int argc, char **argv)
+{
+    (void)argc;
+    return grow_and_idle(strcmp(argv[0], "exec") == 0   ? fail_to_execute
+                         : strcmp(argv[0], "fork") == 0 ? fork_a_child
+                                                        : NULL);
+}
+
+static void check_given_back(const char *word, const char *groups)
 {
     pid_t pid = MUST(fork());
 
     if (pid == 0) {
         MUST(setenv("PBUFSHIM_GROUPS", groups, 1)); /* means nothing to a program */
-        execl(test_self, test_self, "--helper", "grow", (char *)NULL);
+        execl(test_self, test_self, "--helper", word, (char *)NULL);
         _exit(126);
     }
     check_child(pid);
@@ -266,12 +313,22 @@ static void check_given_back(const char *groups)
 
 static void test_growth_is_given_back(void)
 {
-    check_given_back("shared");
+    check_given_back("grow", "shared");
 }
 
 static void test_growth_of_single_sockets_is_given_back(void)
 {
-    check_given_back("socket");
+    check_given_back("grow", "socket");
+}
+
+static void test_growth_is_given_back_across_failing_execs(void)
+{
+    check_given_back("exec", "shared");
+}
+
+static void test_growth_is_given_back_across_forks(void)
+{
+    check_given_back("fork", "shared");
 }
 
 const struct test_case test_cases[] = {
@@ -280,10 +337,12 @@ const struct test_case test_cases[] = {
     CASE_ONCE(test_growth_idle_thread_sleeps_on),
     CASE_ONCE(test_growth_is_given_back),
     CASE_ONCE(test_growth_of_single_sockets_is_given_back),
+    CASE_ONCE(test_growth_is_given_back_across_failing_execs),
+    CASE_ONCE(test_growth_is_given_back_across_forks),
     CASES_END,
 };
 
 __attribute__((constructor)) static void set_helper(void)
 {
-    test_helper = grow_and_idle;
+    test_helper = helper;
 }
