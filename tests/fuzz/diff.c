@@ -224,6 +224,9 @@ static int verdict(void)
     }
     if (o.guard && fz_leg_serves(o.setup.leg) && !ring)
         wrong_ring = printf("no byte came by a ring: this run proves nothing\n");
+    if (o.guard && o.setup.leg == FZ_CROWD && (o.choice.with >> FZ_CAT_flood & 1) &&
+        fz_counter("resizes") < 1)
+        wrong_ring = printf("no queue of completions was ever full: this run proves nothing\n");
     if (o.guard && o.setup.leg == FZ_NORING && (ring || !fz_counter("processes")))
         wrong_ring = printf("the library was not there, or had a ring though it was refused\n");
     if (c->broken)

@@ -17,7 +17,7 @@
     X(soerror) X(lowat) X(oob) X(oobinline) X(send) X(threads) X(block)         \
     X(observe) X(closeblocked) X(signal) X(stop) X(jump) X(handler) X(fork)     \
     X(texit) X(cancel) X(client) X(ipv6) X(errors) X(loop) X(stall)             \
-    X(proc) X(procep) X(pass)
+    X(proc) X(procep) X(pass) X(flood)
 /* clang-format on */
 
 enum fz_category {
@@ -124,6 +124,7 @@ bool fz_act_proc(struct fz_gen *g);
 bool fz_act_loop(struct fz_gen *g);
 /* gen_stall.c */
 bool fz_act_stall(struct fz_gen *g);
+bool fz_act_flood(struct fz_gen *g);
 /* gen_acts.c */
 struct fz_act {
     bool (*run)(struct fz_gen *g);

@@ -394,5 +394,6 @@ const struct fz_act fz_acts[] = {
     {fz_act_loop, FZ_CAT_loop, 12},
     {fz_act_stall, FZ_CAT_stall, 6},
     {fz_act_proc, FZ_CAT_proc, 12},
+    {fz_act_flood, FZ_CAT_flood, 20},
     {NULL, 0, 0},
 };

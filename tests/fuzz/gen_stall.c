@@ -1,6 +1,8 @@
 /*
  * Connections that nobody reads for long: they are sent hundreds of KiB, in pieces large and small,
  * while others are read by the same thread; then they are looked at, read, or closed as they are.
+ * And floods: all that a thread reads are sent to before it looks again, more than it can be told of at a
+ * time.
  */
 #include "gen.h"
 
@@ -200,6 +202,77 @@ bool fz_act_stall(struct fz_gen *g)
         look(g, t, c);
         if (fz_chance(g, 40))
             go_on(g, t, c);
+    }
+    return true;
+}
+
+#define FLOODED 6 /* connections, as far as there are so many */
+
+/* Read empty by t, which is served of it from then on; false: it is none for that. */
+static bool lay_dry(struct fz_gen *g, int t, int c)
+{
+    struct fz_mconn *m = &g->conn[c];
+
+    if (!m->up || !m->peer || !fz_fds_open(g, c) || m->odd || fz_over(m) || m->shutwr ||
+        m->lowat != 1 || m->nonblock || m->timeo || !fz_peer_sends(g, c, 2))
+        return false;
+    read_exactly(g, t, c, m->unread - 1);
+    read_exactly(g, t, c, 1);
+    return true;
+}
+
+/* How one of them may be looked at first, by whoever. */
+static void look_at_flooded(struct fz_gen *g, int t, int c)
+{
+    struct fz_mconn *m = &g->conn[c];
+    int f = fz_fd_for(g, c);
+
+    switch (fz_rand(g, 6)) {
+    case 0:
+        EMIT(g, "t%d get f%d FIONREAD", t, f);
+        break;
+    case 1:
+        EMIT(g, "t%d recv f%d kind=recv len=%ld flags=PEEK|DONTWAIT", t, f, m->unread);
+        break;
+    case 2:
+        EMIT(g, "t%d poll kind=%s set=f%d:IN timeout=0", t, fz_chance(g, 50) ? "poll" : "select",
+             f);
+        break;
+    case 3:
+        if (HAS(g, threads))
+            read_exactly(g, fz_other_thread(g, t), c, 1 + (long)fz_rand(g, (uint64_t)m->unread));
+        break;
+    case 4:
+        go_on(g, t, c);
+        break;
+    default:
+        read_exactly(g, t, c, 1 + (long)fz_rand(g, (uint64_t)m->unread));
+    }
+}
+
+bool fz_act_flood(struct fz_gen *g)
+{
+    int c[FLOODED], n = 0, t, rounds = 2 + (int)fz_rand(g, 2);
+
+    if (g->out->n > 50)
+        return false;
+    while (g->nconn < FLOODED && fz_act_connect(g))
+        ;
+    t = fz_thread_for(g, 0);
+    for (int i = 0; i < g->nconn && n < FLOODED; i++)
+        if (lay_dry(g, t, i))
+            c[n++] = i;
+    if (n < 3)
+        return false;
+    while (rounds--) {
+        for (int i = 0; i < n; i++)
+            fz_peer_sends(g, c[i], 1500 + (long)fz_rand(g, 3000));
+        for (int i = 0; i < n; i++)
+            if (g->conn[c[i]].unread && fz_chance(g, 60))
+                look_at_flooded(g, t, c[i]);
+        for (int i = 0; i < n; i++)
+            if (g->conn[c[i]].unread && (rounds || fz_chance(g, 70)))
+                read_exactly(g, t, c[i], g->conn[c[i]].unread);
     }
     return true;
 }

@@ -9,13 +9,14 @@
 #include "gen.h"
 
 static const char usage[] =
-    "difftest [--leg plain|shim|auto|starved|inc|starved-inc|noring] [--shim LIBRARY] WHAT\n"
+    "difftest [--leg plain|shim|auto|starved|inc|starved-inc|crowd|noring] [--shim LIBRARY] WHAT\n"
     "  --seeds A..B        scripts made from these seeds\n"
     "  --script FILE       one script; with --verbose, each line's plain and leg result\n"
     "  --regress DIR       every DIR/*.script\n"
     "  --gen SEED          print a seed's script\n"
     "  --only a,b          of the categories only these; --without a,b: never these\n"
-    "  --with a,b          these, too, in every script; the only way to proc, procep and pass\n"
+    "  --with a,b          these, too, in every script; the only way to proc, procep, pass and "
+    "flood\n"
     "  --categories        list them\n"
     "  --jobs N            workers (2)          --repeat N   runs of each script (1)\n"
     "  --keep DIR          where shrunk scripts of failures go\n"

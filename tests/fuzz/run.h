@@ -9,7 +9,17 @@
 
 #include "script.h"
 
-enum fz_leg { FZ_PLAIN, FZ_SHIM, FZ_AUTO, FZ_STARVED, FZ_INC, FZ_STARVED_INC, FZ_NORING, FZ_LEGS };
+enum fz_leg {
+    FZ_PLAIN,
+    FZ_SHIM,
+    FZ_AUTO,
+    FZ_STARVED,
+    FZ_INC,
+    FZ_STARVED_INC,
+    FZ_CROWD,
+    FZ_NORING,
+    FZ_LEGS
+};
 extern const char *const fz_leg_name[FZ_LEGS];
 /* Whether not one byte by a ring means that the leg has shown nothing. */
 bool fz_leg_serves(enum fz_leg leg);

@@ -16,9 +16,10 @@
 #include "run.h"
 
 const char *const fz_leg_name[FZ_LEGS] = {"plain", "shim",        "auto",  "starved",
-                                          "inc",   "starved-inc", "noring"};
+                                          "inc",   "starved-inc", "crowd", "noring"};
 
-/* What tests/support/leg.sh sets for the leg of the same name, NAME=VALUE; starved-inc is ours alone. */
+/* What tests/support/leg.sh sets for the leg of the same name, NAME=VALUE; starved-inc and crowd are ours alone:
+ * in the latter a flood is more than a queue of completions has room for. */
 static char *const settings[FZ_LEGS][8] = {
     [FZ_SHIM] = {"PBUFSHIM_POLICY=always"},
     [FZ_AUTO] = {"PBUFSHIM_POLICY=auto"},
@@ -28,12 +29,15 @@ static char *const settings[FZ_LEGS][8] = {
                 "PBUFSHIM_BUFS=4", "PBUFSHIM_BUF_SIZE=512"},
     [FZ_STARVED_INC] = {"PBUFSHIM_POLICY=always", "PBUFSHIM_INC=on", "PBUFSHIM_GROUPS=shared",
                         "PBUFSHIM_BUFS=2", "PBUFSHIM_BUF_SIZE=64"},
+    [FZ_CROWD] = {"PBUFSHIM_POLICY=always", "PBUFSHIM_GROUPS=shared", "PBUFSHIM_BUFS=1024",
+                  "PBUFSHIM_BUF_SIZE=64"},
     [FZ_NORING] = {"PBUFSHIM_POLICY=always"},
 };
 
 bool fz_leg_serves(enum fz_leg leg)
 {
-    return leg == FZ_SHIM || leg == FZ_STARVED || leg == FZ_INC || leg == FZ_STARVED_INC;
+    return leg == FZ_SHIM || leg == FZ_STARVED || leg == FZ_INC || leg == FZ_STARVED_INC ||
+           leg == FZ_CROWD;
 }
 
 /* io_uring is refused as a container would: by a filter, with EPERM or with ENOSYS. */
