@@ -197,17 +197,31 @@ static bool served(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
     return true;
 }
 
-/* Its number is gone and its request has ended: on by a number of ours, as by the reference that the
- * kernel's own call would have. */
+/* A number of ours for s, or else another one of the program's; -1: there is none. */
+static int another_number(struct pbs_sock *s)
+{
+    unsigned lo = 0;
+
+    if (s->ghost >= 0 || !s->file.nfds)
+        return s->ghost;
+    for (int fd; (fd = pbs_fdtab_next(lo, ~0U)) >= 0; lo = (unsigned)fd + 1)
+        if (pbs_fdtab_find(fd) == &s->file)
+            return fd;
+    return -1;
+}
+
+/* Its number is gone and its request has ended: on by another one, as by the reference that the kernel's own
+ * call would have. */
 static ssize_t by_ghost(struct pbs_thread *self, struct pbs_sock *s, struct pbs_dst *dst,
                         long long flags)
 {
+    int fd = another_number(s);
     ssize_t r;
 
-    if (s->ghost < 0)
+    if (fd < 0)
         return done_or(self, s, dst, 0);
     pbs_rx_begin_plain(self, s);
-    r = pbs_rx_rest(self, s, s->ghost, dst, (int)flags);
+    r = pbs_rx_rest(self, s, fd, dst, (int)flags);
     if (r == -EINTR && !(flags & PBS_RX_ONCE) &&
         atomic_load_explicit(&self->wait_signal, memory_order_relaxed) == PBS_SIG_RESTART)
         return PBS_RX_AGAIN;

@@ -57,6 +57,39 @@ static void test_close_by_another_thread_leaves_a_blocked_receive(void)
     }
 }
 
+struct closed_one {
+    struct pair *p;
+    int number;
+};
+
+static void act_close_one_then_put(void *arg)
+{
+    struct closed_one *c = arg;
+
+    MUST(close(c->number));
+    put_now(c->p, 3000);
+}
+
+/* The other number stands for the connection still. The receive was once told of its end when no buffer was
+ * left for the rest. */
+static void test_close_of_one_of_two_numbers_leaves_a_blocked_receive(void)
+{
+    for (int i = 0; i < 10; i++) {
+        struct pair p = pair_open_warm();
+        struct closed_one c = {.p = &p, .number = MUST(dup(p.us))};
+        struct later l;
+
+        later(&l, act_close_one_then_put, &c);
+        CHECK_EQ(recv(c.number, buf, 3000, MSG_WAITALL), 3000);
+        CHECK(later_join(&l));
+        check_next(&p, buf, 3000);
+        CHECK_ERR(recv(c.number, buf, 10, 0), EBADF);
+        put(&p, 10);
+        take(&p, 10);
+        pair_close(&p);
+    }
+}
+
 static void act_close_then_put(void *arg)
 {
     struct later_put *lp = arg;
@@ -306,6 +339,7 @@ static void test_300_threads_blocked_each_gets_its_bytes(void)
 
 const struct test_case test_cases[] = {
     CASE(test_close_by_another_thread_leaves_a_blocked_receive),
+    CASE(test_close_of_one_of_two_numbers_leaves_a_blocked_receive),
     CASE(test_close_while_blocked_later_bytes_are_received),
     CASE(test_number_reused_while_blocked_is_not_touched),
     CASE(test_close_by_another_thread_is_seen_at_once),
