@@ -229,11 +229,18 @@ static int last_close(struct pbs_sock *s, int fd, bool missed, struct pbs_closin
     return seconds;
 }
 
+/* The kernel is about to be given its request, by this number. s locked, armed. */
+static bool about_to_go(struct pbs_sock *s, int fd)
+{
+    return s->fd == fd && !pbs_ring_submitted(s);
+}
+
 static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool missed,
                        struct pbs_closing *call)
 {
     struct timespec nap = {0, 20000};
     struct pbs_thread *owner;
+    bool revoked = false;
     int seconds;
 
     pbs_crit_enter(self);
@@ -241,18 +248,19 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
         pbs_lock(&s->file.lock);
         if (!pbs_fdtab_is(fd, &s->file))
             break;
-        if (s->file.nfds > 1) {
-            pbs_items_unmask_fd(s, fd);
-            pbs_fdtab_clear(fd, &s->file);
-            break;
-        }
         owner = s->armed ? s->ring->owner : NULL;
-        if (owner == self) {
+        if (owner == self && (s->file.nfds == 1 || about_to_go(s, fd))) {
             pbs_unlock(&s->file.lock);
             pbs_crit_leave(self);
             pbs_ring_cancel(self->ring, s, PBS_WHY_close);
             pbs_crit_enter(self);
             continue;
+        }
+        if (s->file.nfds > 1 && (!owner || owner == self || revoked || !about_to_go(s, fd))) {
+            pbs_items_unmask_fd(s, fd);
+            close_now(call);
+            pbs_fdtab_clear(fd, &s->file);
+            break;
         }
         if (owner && pbs_ring_sleeps_for(owner, s)) {
             if (!pbs_ring_submitted(s)) { /* it is about to: by this number */
@@ -274,7 +282,9 @@ static void close_sock(struct pbs_thread *self, struct pbs_sock *s, int fd, bool
             break;
         }
         if (owner) {
-            pbs_ring_revoke(s, PBS_WHY_close);
+            pbs_ring_revoke(s,
+                            PBS_WHY_close); /* a request that is about to go is cancelled at once */
+            revoked = true;
             if (!pbs_fdtab_is(fd, &s->file) || s->file.nfds > 1) {
                 pbs_unlock(&s->file.lock);
                 continue;

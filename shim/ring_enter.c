@@ -68,6 +68,7 @@ static bool ring_error(int err)
     case ENOMEM:
     case EAGAIN:
     case EBADF:
+    case EBADFD: /* what the number stands for by now cannot be polled */
     case EOPNOTSUPP:
     case ENOTCONN:
     case ENOTSOCK:

@@ -15,6 +15,7 @@
 #include "leg.h"
 #include "payload.h"
 #include "proc.h"
+#include "stall.h"
 #include "tcp.h"
 #include "test.h"
 
@@ -209,6 +210,39 @@ static void closed_while_it_is_read_bytes_end_without_a_gap(void)
     close(null);
 }
 
+/*
+ * Of two numbers one was once forgotten before it was closed: a receive by it in between got from the kernel
+ * what came behind the bytes that were held, for which the other one stood.
+ */
+static void closed_one_of_two_numbers_the_other_reads_on(void)
+{
+    int null = MUST(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    int64_t until = now_ms() + MS;
+    unsigned seed = 1;
+
+    for (int round = 0; round < ROUNDS && now_ms() < until; round++) {
+        int other;
+        struct worker w;
+
+        begin_round(MUCH / 2);
+        other = MUST(dup(first.us));
+        worker_start(&w, read_in_small_pieces, NULL);
+        while (!atomic_load(&begun))
+            test_yield();
+        wait_a_little(&seed);
+        end_it(round % 3, null);
+        worker_join(&w);
+        if (round % 3)
+            MUST(close(first.us));
+        first.us = other;
+        first.got = was_read;
+        take_in_parts(&first, MUCH / 2 - was_read);
+        CHECK_EQ(recv(other, &(char){0}, 1, 0), 0);
+        pair_drop(&first);
+    }
+    close(null);
+}
+
 /* The first to read, who then does something else. */
 static void *read_once(void *arg)
 {
@@ -258,6 +292,7 @@ static void closed_while_another_thread_reads_on_bytes_end_without_a_gap(void)
 
 const struct test_case test_cases[] = {
     CASE_ONCE(closed_while_it_is_read_bytes_end_without_a_gap),
+    CASE_ONCE(closed_one_of_two_numbers_the_other_reads_on),
     CASE_ONCE(closed_while_another_thread_reads_on_bytes_end_without_a_gap),
     CASE_ONCE(closed_under_a_receive_the_thread_is_served_again),
     CASE_ONCE(number_stands_for_another_connection_no_byte_is_lost),
