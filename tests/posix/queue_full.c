@@ -102,7 +102,7 @@ static void sleep_first(struct pair *p)
     }
     sleep_on_other(&other);
     take_all(p);
-    pair_close(&other);
+    pair_drop(&other);
 }
 
 /* In a thread of its own, which has not been here before. */
@@ -117,7 +117,7 @@ static void *rounds(void *arg)
         fill_all(p);
         look(p);
         for (int k = 0; k < MEMBERS; k++)
-            pair_close(&p[k]);
+            pair_drop(&p[k]);
     }
     return NULL;
 }

@@ -80,9 +80,9 @@ static void *be_crowded(void *arg)
     for (int i = 0; i < MEMBERS; i++) {
         put(&c->p[i], 10); /* and so on */
         take(&c->p[i], 10);
-        pair_close(&c->p[i]);
+        pair_drop(&c->p[i]);
     }
-    pair_close(&c->other);
+    pair_drop(&c->other);
     return NULL;
 }
 
