@@ -133,13 +133,19 @@ static inline bool pbs_ring_can_sleep(const struct pbs_ring *r)
     return r->kickable || __libc_single_threaded;
 }
 
-/* Something waits for an enter: deferred work, overflowed completions, unsubmitted entries, or
- * completions that an interrupted wait has left. Owner only. */
+/* The kernel has deferred work, or completions that found the queue full. Owner only. */
+static inline bool pbs_ring_deferred(const struct pbs_ring *r)
+{
+    return io_uring_smp_load_acquire(r->uring.sq.kflags) &
+           (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
+/* Something waits for an enter: that, unsubmitted entries, or completions that an interrupted wait has
+ * left. Owner only. */
 static inline bool pbs_ring_pending(const struct pbs_ring *r)
 {
-    return (io_uring_smp_load_acquire(r->uring.sq.kflags) &
-            (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
-           r->uring.sq.sqe_tail != *r->uring.sq.khead || io_uring_cq_ready(&r->uring);
+    return pbs_ring_deferred(r) || r->uring.sq.sqe_tail != *r->uring.sq.khead ||
+           io_uring_cq_ready(&r->uring);
 }
 
 /*

@@ -32,6 +32,8 @@ bool pbs_ring_interrupt(struct pbs_thread *self)
         return !pbs_ring_pending(r) && r->news == r->looked;
     pbs_crit_enter(self);
     pbs_ring_reap_all(r);
+    if (pbs_ring_deferred(r)) /* it came before the sleep began, and no enter has run it */
+        pbs_ring_enter_now(r);
     pbs_ring_leave(r);
     pbs_crit_leave(self);
     return r->news == r->looked;

@@ -307,6 +307,92 @@ __attribute__((constructor)) static void set_helper(void)
     test_helper = stopper_main;
 }
 
+/*
+ * Bytes, and then a signal, at every distance: the call tells of the bytes, which were there when the signal
+ * came. A handler that ran when they had been taken in already, or when the sleep was about to begin, once
+ * made EINTR of it.
+ */
+struct chase {
+    struct pair *p;
+    pthread_t target;
+    _Atomic int round;
+    atomic_bool over;
+    struct worker w;
+};
+
+static void *chase_main(void *arg)
+{
+    struct chase *c = arg;
+    unsigned tries = 0;
+
+    for (int i = 1; !c->over; i++) {
+        while (c->round < i && !c->over)
+            spin(&tries);
+        if (c->over)
+            break;
+        put(c->p, 1);
+        for (volatile int d = 0; d < (3 + i % 97) * 200; d++) {
+        }
+        MUST0(pthread_kill(c->target, SIGUSR1));
+    }
+    return NULL;
+}
+
+static void bytes_win(int (*wait)(int fd, int ep))
+{
+    struct pair p = pair_open_warm();
+    struct chase c = {.p = &p, .target = pthread_self()};
+    int64_t until = now_ms() + 1000;
+    int ep = MUST(epoll_create1(0)), before;
+
+    ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN, 1);
+    catch_signal(SIGUSR1, 0);
+    before = caught;
+    worker_start(&c.w, chase_main, &c);
+    for (int i = 1; i <= 10000 && now_ms() < until; i++) {
+        unsigned tries = 0;
+
+        c.round = i;
+        CHECK_EQ(wait(p.us, ep), 1);
+        while (caught < before + i)
+            spin(&tries);
+        take(&p, 1);
+    }
+    c.over = true;
+    worker_join(&c.w);
+    close(ep);
+    pair_close(&p);
+}
+
+static int wait_epoll(int fd, int ep)
+{
+    struct epoll_event ev;
+
+    (void)fd;
+    return epoll_wait(ep, &ev, 1, -1);
+}
+
+static int wait_poll(int fd, int ep)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+
+    (void)ep;
+    return poll(&one, 1, -1);
+}
+
+static int wait_peek(int fd, int ep)
+{
+    (void)ep;
+    return (int)recv(fd, buf, 1, MSG_PEEK);
+}
+
+static void test_signal_behind_bytes_ends_no_wait(void)
+{
+    bytes_win(wait_epoll);
+    bytes_win(wait_poll);
+    bytes_win(wait_peek);
+}
+
 const struct test_case test_cases[] = {
     CASE(test_signal_ends_a_blocked_receive_with_eintr),
     CASE(test_signal_with_restart_the_receive_goes_on),
@@ -316,5 +402,6 @@ const struct test_case test_cases[] = {
     CASE(test_stop_and_continue_untimed_calls_go_on),
     CASE(test_stop_and_continue_timed_receive_and_epoll_are_eintr),
     CASE(test_stop_and_continue_event_loop_is_eintr_and_goes_on),
+    CASE(test_signal_behind_bytes_ends_no_wait),
     CASES_END,
 };
