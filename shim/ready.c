@@ -223,7 +223,8 @@ static enum pbs_served serve(struct pbs_thread *self, struct pbs_seat *v, unsign
             return PBS_SERVED_EINTR;
         if (any_ready(v, n) || (r != -ETIME && !handled))
             continue; /* as in the kernel readiness wins over a signal */
-        if (any_gone(v, n) && ask(v, n))
+        /* So do an end, of which the kernel says more, and a number that stands for something else. */
+        if ((!all_armed(self, v, n) || any_gone(v, n)) && ask(v, n))
             return PBS_SERVED_READY;
         /* And so does the time, if the signal was masked while it ran. */
         return r == -ETIME ? PBS_SERVED_NONE : PBS_SERVED_EINTR;

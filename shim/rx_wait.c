@@ -55,7 +55,7 @@ ssize_t pbs_rx_sleep(struct pbs_thread *self, struct pbs_sock *s, int64_t deadli
     int r = ring ? pbs_ring_wait(ring, deadline, deadline || once, NULL) : -EINTR;
     unsigned sig = atomic_load_explicit(&self->wait_signal, memory_order_relaxed);
 
-    if (pbs_sock_holds(s) && (sig == PBS_SIG_NONE || !self->wait_quiet))
+    if ((pbs_sock_holds(s) || s->at_end) && (sig == PBS_SIG_NONE || !self->wait_quiet))
         return PBS_RX_LOOK;
     if (sig != PBS_SIG_NONE || r == -EINTR) {
         if (deadline || sig == PBS_SIG_INTERRUPT || once)

@@ -393,6 +393,46 @@ static void test_signal_behind_bytes_ends_no_wait(void)
     bytes_win(wait_peek);
 }
 
+/* The same for the end of the stream. */
+struct end_then_signal {
+    struct later l;
+    struct pair *p;
+    pthread_t target;
+    int distance;
+};
+
+static void act_end_then_signal(void *arg)
+{
+    struct end_then_signal *e = arg;
+
+    peer_fin(e->p);
+    for (volatile int d = 0; d < e->distance * 200; d++) {
+    }
+    MUST0(pthread_kill(e->target, SIGUSR1));
+}
+
+static void test_signal_behind_the_end_ends_no_wait(void)
+{
+    catch_signal(SIGUSR1, 0);
+    for (int i = 0; i < 300; i++) {
+        struct pair p = pair_open_warm();
+        struct end_then_signal e = {.p = &p, .target = pthread_self(), .distance = 3 + i % 50};
+        int before = caught;
+        unsigned tries = 0;
+
+        later(&e.l, act_end_then_signal, &e);
+        if (i % 2) {
+            CHECK_EQ(wait_poll(p.us, -1), 1);
+        } else {
+            CHECK_EQ(recv(p.us, buf, 10, 0), 0);
+        }
+        later_join(&e.l);
+        while (caught == before)
+            spin(&tries);
+        pair_close(&p);
+    }
+}
+
 const struct test_case test_cases[] = {
     CASE(test_signal_ends_a_blocked_receive_with_eintr),
     CASE(test_signal_with_restart_the_receive_goes_on),
@@ -403,5 +443,6 @@ const struct test_case test_cases[] = {
     CASE(test_stop_and_continue_timed_receive_and_epoll_are_eintr),
     CASE(test_stop_and_continue_event_loop_is_eintr_and_goes_on),
     CASE(test_signal_behind_bytes_ends_no_wait),
+    CASE(test_signal_behind_the_end_ends_no_wait),
     CASES_END,
 };
