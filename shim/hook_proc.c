@@ -404,6 +404,11 @@ bool pbs_proc_by_number(long nr, const long *a, long *r)
     case SYS_execveat:
         *r = execveat((int)a[0], (void *)a[1], (void *)a[2], (void *)a[3], (int)a[4]);
         return true;
+    case SYS_exit:
+        if (!__libc_single_threaded)
+            return false;
+        pbs_proc_end(); /* the only thread's is the process's */
+        return false;
     case SYS_exit_group:
         pbs_proc_end();
         return false;

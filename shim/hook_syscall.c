@@ -96,6 +96,7 @@ static pbs_by_number *const takes[] = {
     [SYS_clone3] = pbs_proc_by_number,       [SYS_fork] = pbs_proc_by_number,
     [SYS_execve] = pbs_proc_by_number,       [SYS_execveat] = pbs_proc_by_number,
     [SYS_exit_group] = pbs_proc_by_number,   [SYS_unshare] = pbs_proc_by_number,
+    [SYS_exit] = pbs_proc_by_number,
 };
 
 PBS_EXPORT PBS_READS_ALL long syscall(long nr, ...)
