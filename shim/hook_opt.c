@@ -1,15 +1,18 @@
 /* Calls that change or tell how a socket behaves. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "hook.h"
 #include "life.h"
 #include "real.h"
+#include "user.h"
 
 #pragma GCC diagnostic ignored "-Wmissing-prototypes"
 
@@ -83,12 +86,62 @@ PBS_EXPORT int setsockopt(int fd, int level, int name, const void *val, socklen_
     return r;
 }
 
+/* struct tcp_zerocopy_receive, of which libc's header knows the beginning. */
+struct zerocopy {
+    uint64_t address;
+    uint32_t length, to_receive, queued;
+    int32_t err;
+    uint64_t copy_to;
+    int32_t copied;
+    uint32_t flags;
+    uint64_t control, controllen;
+    uint32_t msg_flags, reserved;
+};
+
+/*
+ * TCP_ZEROCOPY_RECEIVE maps or copies what the kernel has, and what is held comes before that: of such bytes
+ * the kernel would say that they cannot be mapped and have to be received. Asked for nothing, it says the
+ * rest. False: nothing is held, or the call is not one that gives anything.
+ */
+static bool zerocopy_held(struct pbs_sock *s, int fd, void *val, socklen_t *len, int *r)
+{
+    struct pbs_thread *self = pbs_thread_get();
+    size_t held = pbs_sock_unread(s);
+    struct zerocopy z = {0};
+    int saved = errno;
+    socklen_t n;
+
+    if (!self || !held || !pbs_user_rewritable(self, len, sizeof(*len)))
+        return false;
+    n = *len < sizeof(z) ? *len : (socklen_t)sizeof(z);
+    if ((int)*len < (int)offsetof(struct zerocopy, queued) || !pbs_user_rewritable(self, val, n))
+        return false;
+    memcpy(&z, val, n);
+    z.length = z.queued = 0;
+    z.copied = z.err = 0;
+    *r = real.getsockopt(fd, IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE, &z, &n);
+    if (*r && errno != EIO) /* it has met the end */
+        return true;
+    errno = saved;
+    *r = 0;
+    z.to_receive = held < INT_MAX ? (uint32_t)held : INT_MAX;
+    z.queued += z.to_receive;
+    memcpy(val, &z, n);
+    *len = n;
+    return true;
+}
+
 PBS_EXPORT int getsockopt(int fd, int level, int name, void *val, socklen_t *len)
 {
     struct pbs_sock *s = sock_of(fd);
     int r, err;
 
     pbs_attend();
+    if (s && level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE) {
+        pbs_release_fd(fd, PBS_WHY_io);
+        if (zerocopy_held(s, fd, val, len, &r))
+            return r;
+    }
     if (s && level == SOL_SOCKET && name == SO_ERROR)
         observe(s);
     r = real.getsockopt(fd, level, name, val, len);

@@ -3,6 +3,8 @@
  * first, wherever they are, and what refuses a socket leaves them there.
  */
 #include <fcntl.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -316,6 +318,59 @@ static void test_relay_through_a_pipe_with_tee(void)
     }
 }
 
+/* Takes what there is by TCP_ZEROCOPY_RECEIVE: nothing can be mapped here, it is copied, or left to recv(). */
+static size_t take_zerocopy(struct pair *p)
+{
+    struct tcp_zerocopy_receive z = {
+        .inq = 7, .copybuf_address = (uintptr_t)buf, .copybuf_len = sizeof(buf)};
+    socklen_t len = sizeof(z);
+    uint64_t unread = p->sent - p->got;
+    size_t n;
+
+    MUST(getsockopt(p->us, IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE, &z, &len));
+    CHECK_EQ(z.length, 0);
+    n = (size_t)z.copybuf_len;
+    if (!n)
+        CHECK_EQ(z.inq, unread);
+    CHECK(n <= unread);
+    check_next(p, buf, n);
+    take(p, z.recv_skip_hint);
+    return n + z.recv_skip_hint;
+}
+
+/* What was read ahead was left out, and what came after it was given instead. */
+static void test_zerocopy_receive_takes_what_came_first_first(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with((enum where)where, 100);
+
+        take(&p, 30);
+        put(&p, 50);
+        while (p.got < p.sent)
+            CHECK(take_zerocopy(&p) > 0);
+        put(&p, 20);
+        CHECK_EQ(take_zerocopy(&p), 20);
+        check_empty(p.us);
+        peer_fin(&p);
+        CHECK_EQ(recv(p.us, buf, 1, 0), 0);
+        pair_close(&p);
+    }
+}
+
+/* The end, too, comes behind what was read ahead. */
+static void test_zerocopy_receive_then_the_end(void)
+{
+    struct pair p = pair_open_held(100);
+    struct tcp_zerocopy_receive z = {0};
+    socklen_t len = sizeof(z);
+
+    peer_fin(&p);
+    CHECK_EQ(take_zerocopy(&p), 100);
+    CHECK_ERR(getsockopt(p.us, IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE, &z, &len), EIO);
+    CHECK_EQ(recv(p.us, buf, 1, 0), 0);
+    pair_close(&p);
+}
+
 static void test_splice_in_the_child_then_reads_in_the_parent(void)
 {
     for (size_t way = 0; way < COUNT_OF(ways); way++) {
@@ -347,6 +402,8 @@ const struct test_case test_cases[] = {
     CASE(test_splice_waits_for_room_in_the_pipe),
     CASE(test_refused_calls_leave_the_bytes),
     CASE(test_relay_through_a_pipe_with_tee),
+    CASE(test_zerocopy_receive_takes_what_came_first_first),
+    CASE(test_zerocopy_receive_then_the_end),
     CASE(test_splice_in_the_child_then_reads_in_the_parent),
     CASES_END,
 };
