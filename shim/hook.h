@@ -17,6 +17,16 @@ static inline ssize_t pbs_ret(ssize_t r)
     return -1;
 }
 
+struct msghdr;
+struct pbs_file;
+
+#define PBS_MSG_COMPAT                                                                             \
+    ((int)0x80000000) /* MSG_CMSG_COMPAT, the kernel's own: refused from outside */
+
+/* recvmsg() on fd, which is f's: bytes, -errno or a verdict of pbs_rx(). *asked: what there is room for. */
+ssize_t pbs_hook_recvmsg(int fd, struct pbs_file *f, struct msghdr *msg, long long flags,
+                         size_t *asked);
+
 /*
  * syscall() asks for the call of that number with these six arguments. True: it is one of those
  * that the file takes over, and *r and errno are its answer. Not cancellation points here.

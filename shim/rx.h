@@ -151,6 +151,13 @@ ssize_t pbs_rx_ask(struct pbs_thread *self, struct pbs_sock *s, int fd, struct p
 bool pbs_rx_top_up(struct pbs_thread *self, struct pbs_sock *s, int fd, struct pbs_dst *dst,
                    int flags);
 
+/*
+ * Before n bytes of `from` are moved inside the kernel to `to`, by splice() with these flags or its like; fit:
+ * the call is one that it would not refuse. What is held goes first, as far as the pipe has room. The count,
+ * -errno, or PBS_RX_PASS: nothing is held. (rx_splice.c)
+ */
+ssize_t pbs_rx_splice(int from, int to, bool fit, size_t n, unsigned flags);
+
 /* An error that a plain call of ours took from the socket: it belongs to the next call. */
 void pbs_rx_keep_error(struct pbs_sock *s, ssize_t r);
 
