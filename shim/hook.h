@@ -33,7 +33,7 @@ ssize_t pbs_hook_recvmsg(int fd, struct pbs_file *f, struct msghdr *msg, long lo
  */
 typedef bool pbs_by_number(long nr, const long *a, long *r);
 
-pbs_by_number pbs_recv_by_number, pbs_send_by_number, pbs_life_by_number, pbs_opt_by_number,
-    pbs_poll_by_number, pbs_proc_by_number, pbs_mem_by_number;
+pbs_by_number pbs_recv_by_number, pbs_mmsg_by_number, pbs_send_by_number, pbs_life_by_number,
+    pbs_opt_by_number, pbs_poll_by_number, pbs_proc_by_number, pbs_mem_by_number;
 
 #endif

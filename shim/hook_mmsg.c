@@ -150,3 +150,11 @@ plain:
         pbs_share_received(&vec[i].msg_hdr);
     return r;
 }
+
+bool pbs_mmsg_by_number(long nr, const long *a, long *r)
+{
+    if (nr != SYS_recvmmsg)
+        return false;
+    *r = recvmmsg((int)a[0], (void *)a[1], (unsigned)a[2], (int)a[3], (void *)a[4]);
+    return true;
+}

@@ -292,9 +292,6 @@ bool pbs_recv_by_number(long nr, const long *a, long *r)
     case SYS_recvmsg:
         *r = recvmsg(fd, (void *)a[1], (int)a[2]);
         return true;
-    case SYS_recvmmsg:
-        *r = recvmmsg(fd, (void *)a[1], (unsigned)a[2], (int)a[3], (void *)a[4]);
-        return true;
     }
     return false;
 }

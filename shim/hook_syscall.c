@@ -72,7 +72,7 @@ PBS_EXPORT PBS_READS_ALL int prctl(int op, ...)
 static pbs_by_number *const takes[] = {
     [SYS_read] = pbs_recv_by_number,         [SYS_readv] = pbs_recv_by_number,
     [SYS_preadv2] = pbs_recv_by_number,      [SYS_recvfrom] = pbs_recv_by_number,
-    [SYS_recvmsg] = pbs_recv_by_number,      [SYS_recvmmsg] = pbs_recv_by_number,
+    [SYS_recvmsg] = pbs_recv_by_number,      [SYS_recvmmsg] = pbs_mmsg_by_number,
     [SYS_write] = pbs_send_by_number,        [SYS_writev] = pbs_send_by_number,
     [SYS_pwritev2] = pbs_send_by_number,     [SYS_sendto] = pbs_send_by_number,
     [SYS_sendmsg] = pbs_send_by_number,      [SYS_sendmmsg] = pbs_send_by_number,
