@@ -278,7 +278,8 @@ static pid_t reset_by_clone(void)
 {
     static _Alignas(16) char stack[65536];
 
-    return clone(reset_in_clone, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, NULL);
+    return clone(reset_in_clone, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, NULL,
+                 NULL, NULL, NULL);
 }
 
 static void test_vfork_child_sets_actions_of_its_own(void)
@@ -326,8 +327,9 @@ static void test_child_that_shares_actions_sets_them_for_both(void)
     struct pair p = pair_open_warm();
 
     MUST(sigaction(SIGUSR1, &sa, NULL));
-    check_child(MUST(clone(set_shared, stack + sizeof(stack),
-                           CLONE_VM | CLONE_VFORK | CLONE_SIGHAND | SIGCHLD, NULL)));
+    check_child(
+        MUST(clone(set_shared, stack + sizeof(stack),
+                   CLONE_VM | CLONE_VFORK | CLONE_SIGHAND | SIGCHLD, NULL, NULL, NULL, NULL)));
     MUST0(raise(SIGUSR1));
     CHECK_EQ(first_ran, 0);
     CHECK_EQ(second_ran, 1);
