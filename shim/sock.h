@@ -242,7 +242,8 @@ size_t pbs_sock_drop(struct pbs_sock *s, size_t n, pbs_home_fn *home, void *ctx)
 /* What it holds in shared memory; NULL: nothing. */
 static inline struct pbs_spill *pbs_sock_spill(struct pbs_sock *s)
 {
-    return atomic_load_explicit(&s->spill, memory_order_relaxed);
+    /* acquire: whoever looks without the lock sees what the entry was filled with */
+    return atomic_load_explicit(&s->spill, memory_order_acquire);
 }
 
 /* Takes the held error: 0 or a positive errno, once. */
