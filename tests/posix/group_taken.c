@@ -149,7 +149,7 @@ static int come_and_go(void)
         if (i == 200)
             maps = maps_count();
     }
-    if (maps && maps_count() > maps + 3 * SLOTS)
+    if (!TEST_ASAN && !TEST_TSAN && maps && maps_count() > maps + 3 * SLOTS)
         FAIL("%d mappings, and %d before", maps_count(), maps);
     atomic_store(&over, true);
     worker_join(&w);
@@ -210,7 +210,10 @@ static void test_groups_given_back_while_numbers_are_closed(void)
 
 static void test_groups_taken_from_the_silent_while_numbers_are_closed(void)
 {
-    check_counted("shim", run("silent", "auto", "off", "64"), "cancel_idle", 1);
+    pid_t pid = run("silent", "auto", "off", "64");
+
+    if (!TEST_TSAN) /* which is too slow for seconds */
+        check_counted("shim", pid, "cancel_idle", 1);
 }
 
 const struct test_case test_cases[] = {

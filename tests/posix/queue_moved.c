@@ -20,7 +20,7 @@
 #define BEFORE 1 /* times, until it is given so much by one look */
 #define ROUNDS 60
 #define MS 1500 /* fewer rounds on a machine so busy that they take longer */
-#define EXECS 12
+#define EXECS (TEST_TSAN ? 3 : 10)
 
 extern char **environ;
 
@@ -106,8 +106,11 @@ static void by_fork(void)
     pid_t pid = MUST(fork());
 
     if (!pid) {
-        struct pair p = pair_open_held(300);
+        struct pair p;
 
+        if (TEST_TSAN) /* another thread of the parent's may have had a lock of its runtime's */
+            _exit(0);
+        p = pair_open_held(300);
         take_in_parts(&p, 300);
         exit(0);
     }
