@@ -1,6 +1,8 @@
 /* epoll_ctl: what becomes a member, and what the kernel is asked of it. */
 #include "ready.h"
 
+#include <errno.h>
+
 #include "real.h"
 #include "user.h"
 
@@ -69,6 +71,38 @@ static void wake_waiter(struct pbs_thread *self, struct pbs_epoll *set, struct p
         pbs_ring_nudge(r);
 }
 
+/* A member that was reported once, by us, is not the kernel's at the moment (ready_report.c). */
+static bool is_spent(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int fd)
+{
+    struct pbs_item *it;
+    bool spent;
+
+    pbs_crit_enter(self);
+    pbs_lock(&set->file.lock);
+    it = pbs_item_find(set, f, fd);
+    spent = it && it->sock && it->spent;
+    pbs_unlock(&set->file.lock);
+    pbs_crit_leave(self);
+    return spent;
+}
+
+/* The kernel's answer to a change, and what it would be if the member were there. */
+static int change(struct pbs_thread *self, struct pbs_epoll *set, struct pbs_file *f, int epfd,
+                  int op, int fd, struct epoll_event *ev)
+{
+    int saved = errno, r;
+
+    if (op == EPOLL_CTL_ADD && set && f && is_spent(self, set, f, fd)) {
+        errno = EEXIST;
+        return -1;
+    }
+    r = real.epoll_ctl(epfd, op, fd, ev);
+    if (!r || errno != ENOENT || !set || !f || !is_spent(self, set, f, fd))
+        return r;
+    errno = saved;
+    return op == EPOLL_CTL_MOD ? real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, ev) : 0;
+}
+
 int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 {
     struct pbs_file *e = pbs_fdtab_find(epfd), *f = pbs_fdtab_find(fd);
@@ -95,9 +129,9 @@ int pbs_ready_ctl(int epfd, int op, int fd, struct epoll_event *ev)
         struct epoll_event asked = copy;
 
         asked.events = pbs_item_asks(self, set, f, fd, copy.events, &masked);
-        r = real.epoll_ctl(epfd, op, fd, &asked);
+        r = change(self, set, f, epfd, op, fd, &asked);
     } else {
-        r = real.epoll_ctl(epfd, op, fd, ev);
+        r = change(self, set, f, epfd, op, fd, ev);
     }
     if (r || !known || !set)
         return r;

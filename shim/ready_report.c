@@ -27,16 +27,15 @@ uint32_t pbs_ready_due(const struct pbs_item *it)
 
 static void reported(struct pbs_epoll *set, int epfd, struct pbs_item *it, bool by_kernel)
 {
-    struct epoll_event off = {.events = it->events & (EPOLLONESHOT | EPOLLET),
-                              .data.u64 = it->data};
-
     it->round = set->round;
     it->fresh = false;
     if (it->events & EPOLLONESHOT) {
         it->spent = true;
         if (by_kernel || (it->key.file && !pbs_fdtab_is(it->fd, it->key.file)))
             return; /* it has disabled it, or cannot be told to */
-        pbs_sys4(SYS_epoll_ctl, epfd, EPOLL_CTL_MOD, it->fd, &off);
+        /* No change disables errors and hang-ups: it is not there until the next one (ready_ctl.c). */
+        pbs_sys4(SYS_epoll_ctl, epfd, EPOLL_CTL_DEL, it->fd, NULL);
+        it->poked = false;
     }
 }
 

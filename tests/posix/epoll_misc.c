@@ -2,6 +2,7 @@
  * epoll, the rest: batches and fairness, MOD and DEL with bytes unread, one-shot and exclusive
  * items, the bits of an end.
  */
+#include <errno.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -152,6 +153,64 @@ static void test_oneshot_reports_once_until_armed_again(void)
     }
 }
 
+/*
+ * Reported once it tells nothing more, not even of an end or a reset, until it is armed again: whoever was
+ * told of it has the socket to itself. It is a member all the while.
+ */
+static void test_oneshot_tells_of_no_end_until_armed_again(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        for (int reset = 0; reset <= 1; reset++) {
+            struct pair p = pair_open_with(where, 30);
+            int ep = MUST(epoll_create1(0));
+            struct epoll_event ev = {.events = EPOLLIN};
+
+            ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, 1);
+            CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
+            CHECK_EQ(ev.events, EPOLLIN);
+            if (reset)
+                peer_reset(&p);
+            else
+                peer_fin(&p);
+            CHECK_EQ(epoll_wait(ep, &ev, 1, 0), 0);
+            CHECK_ERR(epoll_ctl(ep, EPOLL_CTL_ADD, p.us, &ev), EEXIST);
+            ep_ctl(ep, EPOLL_CTL_MOD, p.us, EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, 2);
+            CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
+            CHECK_EQ(ev.data.u64, 2);
+            CHECK_EQ(ev.events & (EPOLLIN | EPOLLRDHUP), EPOLLIN | EPOLLRDHUP);
+            CHECK_EQ(ev.events & EPOLLERR, reset ? EPOLLERR : 0);
+            MUST(epoll_ctl(ep, EPOLL_CTL_DEL, p.us, NULL));
+            CHECK_ERR(epoll_ctl(ep, EPOLL_CTL_DEL, p.us, NULL), ENOENT);
+            CHECK_ERR(epoll_ctl(ep, EPOLL_CTL_MOD, p.us, &ev), ENOENT);
+            take(&p, 30);
+            pair_close(&p);
+            close(ep);
+        }
+    }
+}
+
+/* Once more, and taken out in between. */
+static void test_oneshot_reported_is_taken_out_and_added(void)
+{
+    for (int where = 0; where < WHERES; where++) {
+        struct pair p = pair_open_with(where, 30);
+        int ep = MUST(epoll_create1(0));
+        struct epoll_event ev;
+
+        for (uint64_t i = 0; i < 3; i++) {
+            ep_ctl(ep, EPOLL_CTL_ADD, p.us, EPOLLIN | EPOLLONESHOT, i);
+            CHECK_EQ(epoll_wait(ep, &ev, 1, -1), 1);
+            CHECK_EQ(ev.data.u64, i);
+            MUST(epoll_ctl(ep, EPOLL_CTL_DEL, p.us, NULL));
+            CHECK_ERR(epoll_ctl(ep, EPOLL_CTL_DEL, p.us, NULL), ENOENT);
+            CHECK_ERR(epoll_ctl(ep, EPOLL_CTL_MOD, p.us, &ev), ENOENT);
+        }
+        take(&p, 30);
+        pair_close(&p);
+        close(ep);
+    }
+}
+
 static void test_exclusive_item_reports(void)
 {
     struct pair p = pair_open_held(10);
@@ -215,6 +274,8 @@ const struct test_case test_cases[] = {
     CASE(test_mod_with_bytes_unread_takes_effect),
     CASE(test_del_and_add_with_bytes_unread),
     CASE(test_oneshot_reports_once_until_armed_again),
+    CASE(test_oneshot_tells_of_no_end_until_armed_again),
+    CASE(test_oneshot_reported_is_taken_out_and_added),
     CASE(test_exclusive_item_reports),
     CASE(test_end_bits_are_as_the_kernel_has_them),
     CASES_END,
