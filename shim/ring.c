@@ -220,6 +220,8 @@ int pbs_ring_arm(struct pbs_ring *r, struct pbs_sock *s)
         s->fresh_arm = true;
         s->unverified = false;
         r->armed++;
+    } else {
+        pbs_ring_unlist(r, s); /* it may be asked back; nobody would find it there */
     }
     pbs_unlock(&r->lock);
     if (!s->ring) {
