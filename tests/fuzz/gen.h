@@ -47,6 +47,7 @@ struct fz_mconn {
     bool up, peer, fin, rst, shutrd, shutwr, nonblock, odd;
     int family, home, chunks, timeo, lowat;
     long unread, biggest, to_peer;
+    int finders; /* bit 1 + k: process k finds what is held of it in a message that it gets */
 };
 
 struct fz_gen {

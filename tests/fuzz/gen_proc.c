@@ -36,6 +36,46 @@ static void set_open(struct fz_gen *g, int who, int f, bool open)
         g->fd[f].kid &= ~(1 << who);
 }
 
+static bool holds(const struct fz_gen *g, int who, int c)
+{
+    for (int f = 0; f < g->nfd; f++)
+        if (g->fd[f].conn == c && has_open(g, who, f))
+            return true;
+    return false;
+}
+
+/*
+ * Bytes are held by a process that alone has the connection. Processes that there were before do not find
+ * them, a listed limit; nor does an image that did not have it.
+ */
+static void note_finders(struct fz_gen *g)
+{
+    for (int c = 0; c < g->nconn; c++) {
+        int n = 0, last = 0;
+
+        for (int who = PARENT; who < FZ_KIDS; who++)
+            if (holds(g, who, c)) {
+                last = 1 << (who + 1);
+                n++;
+            }
+        if (n == 1)
+            g->conn[c].finders = last;
+    }
+}
+
+static void set_finder(struct fz_gen *g, int who, int c, bool finds)
+{
+    if (finds)
+        g->conn[c].finders |= 1 << (who + 1);
+    else
+        g->conn[c].finders &= ~(1 << (who + 1));
+}
+
+static bool finds(const struct fz_gen *g, int who, int c)
+{
+    return g->conn[c].finders >> (who + 1) & 1;
+}
+
 /* A descriptor that it has open, or -1. */
 static int any_fd(struct fz_gen *g, int who)
 {
@@ -113,8 +153,8 @@ static void step_look(struct fz_gen *g, int who)
  * holders an end is late until then, a listed limit. */
 static void let_all_call(struct fz_gen *g)
 {
-    for (int t = 1; t < FZ_THREADS; t++)
-        if (g->thread[t])
+    for (int t = 0; t < FZ_THREADS; t++)
+        if (!t || g->thread[t])
             EMIT(g, "t%d poll kind=poll set= timeout=0", t);
 }
 
@@ -169,8 +209,12 @@ static void step_exec(struct fz_gen *g, int who)
         if (g->ep[e].open && !HAS(g, procep) && (!g->ep[e].cloexec || g->ep[e].twin || e > 1))
             return;
     EMIT(g, "%c%d exec via=%s", who == PARENT ? 't' : 'k', who == PARENT ? 0 : who, via[way]);
-    if (way != 6)
-        forget_cloexec(g, who);
+    if (way == 6)
+        return;
+    note_finders(g);
+    forget_cloexec(g, who);
+    for (int c = 0; c < g->nconn; c++)
+        set_finder(g, who, c, finds(g, who, c) && holds(g, who, c));
 }
 
 static void step_feed(struct fz_gen *g, int who)
@@ -198,6 +242,9 @@ static void step_pass(struct fz_gen *g, int who)
     if (f < 0 || !g->way || n >= FZ_FDS - 3)
         return;
     c = g->fd[f].conn;
+    note_finders(g);
+    if (!finds(g, to, c))
+        to = who;
     EMIT(g, "%s sendfd f%d", actor(g, who, c), f);
     if (fz_chance(g, 40)) {
         EMIT(g, "%s close f%d", actor(g, who, c), f);
@@ -227,6 +274,9 @@ static void step_fork(struct fz_gen *g, int who, int *parent_of)
     EMIT(g, "%s fork k%d how=%s", actor(g, who, 0), k, how[fz_rand(g, 5)]);
     g->kid[k] = true;
     parent_of[k] = who;
+    note_finders(g);
+    for (int c = 0; c < g->nconn; c++)
+        set_finder(g, k, c, finds(g, who, c));
     for (int f = 0; f < g->nfd; f++)
         set_open(g, k, f, has_open(g, who, f));
 }
