@@ -401,6 +401,8 @@ static int wait_peek(int fd, int ep)
 
 static void test_signal_behind_bytes_ends_no_wait(void)
 {
+    if (TEST_TSAN) /* ThreadSanitizer puts handlers off until the next call */
+        test_skip("handlers do not run when the signal comes");
     bytes_win(wait_epoll);
     bytes_win(wait_poll);
     bytes_win(wait_peek);

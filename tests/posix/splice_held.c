@@ -183,7 +183,7 @@ static void test_splice_into_a_nearly_full_pipe_does_not_wait(void)
             ssize_t n;
 
             MUST(pipe(ends));
-            room = MUST(fcntl(ends[1], F_SETPIPE_SZ, 16384));
+            room = MUST(fcntl(ends[1], F_SETPIPE_SZ, sizeof(buf)));
             CHECK_EQ(write(ends[1], buf, (size_t)room - 4096), room - 4096);
             n = ways[way](p.us, ends[1], 8000, flags[f]);
             CHECK(n > 0 && n <= 8000);
