@@ -43,7 +43,8 @@ static ssize_t pour_some(struct pbs_sock *s, int to, size_t n)
     return r == -EOPNOTSUPP ? pbs_sys3(SYS_writev, to, iov, cnt) : r;
 }
 
-/* Up to n held bytes into the pipe, as far as it has room. The count, or with none -errno. */
+/* Up to n held bytes into the pipe, as far as it has room. The count, or with none 0 (another writer has taken
+ * the room) or -errno. */
 static ssize_t pour(struct pbs_sock *s, int to, size_t n)
 {
     size_t done = 0;
@@ -55,7 +56,7 @@ static ssize_t pour(struct pbs_sock *s, int to, size_t n)
             done += pbs_sock_drop(s, (size_t)r, pbs_ring_home, s);
     }
     pbs_ring_forget(s);
-    return done ? (ssize_t)done : r < 0 ? r : 0;
+    return done ? (ssize_t)done : r < 0 && r != -EAGAIN ? r : 0;
 }
 
 /* Sleeps until the pipe has room, as a splice into it would. 0 or -errno. */
